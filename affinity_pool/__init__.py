@@ -1,0 +1,45 @@
+"""Affinity Pooling (arXiv 2604.06871) as one fused op, and the tools that put it to work in large speech language models.
+
+The op needs torch alone. :func:`patch` needs the extra ``affinity_pool[models]`` and is imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import reference
+from .backends import Backend, backends
+from .pooling import pool, pool_padded
+from .results import Pooled, PooledPadded
+from .streaming import AffinityPooler
+
+if TYPE_CHECKING:
+    from .models import Site, patch
+
+__version__ = "0.1.0"
+__all__ = [
+    "AffinityPooler",
+    "Backend",
+    "Pooled",
+    "PooledPadded",
+    "Site",
+    "backends",
+    "patch",
+    "pool",
+    "pool_padded",
+    "reference",
+]
+
+_FROM_MODELS = ("Site", "patch")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FROM_MODELS:
+        raise AttributeError(f"module 'affinity_pool' has no attribute {name!r}")
+    try:
+        return getattr(import_module(".models", __name__), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"affinity_pool.{name} needs {error.name}: pip install 'affinity_pool[models]'", name=error.name
+        ) from error

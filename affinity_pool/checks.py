@@ -1,0 +1,115 @@
+"""What the pooling functions refuse, in words: the argument, what was given, what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_WINDOW = 32
+
+
+def check_pool(x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int) -> None:
+    """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool` takes."""
+    check_rows(x, "[N, D]")
+    check_index("cu_seqlens", cu_seqlens, x)
+    check_mergeable(mergeable, x)
+    check_rule(threshold, window)
+
+
+def check_pool_padded(
+    x: Tensor, lengths: Tensor | None, mergeable: Tensor | None, threshold: float, window: int
+) -> None:
+    """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool_padded` takes."""
+    check_rows(x, "[B, T, D]")
+    check_index("lengths", lengths, x, size=x.shape[0])
+    check_mergeable(mergeable, x)
+    check_rule(threshold, window)
+
+
+def check_rule(threshold: float, window: int) -> None:
+    """Raise unless ``threshold`` is a number and ``window`` an int in 1..32."""
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(f"threshold must be a float (a cosine similarity), got {_kind(threshold)}")
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got NaN; use a threshold above 1 to merge nothing")
+    if isinstance(window, bool) or not isinstance(window, int):
+        raise TypeError(f"window must be an int in 1..{MAX_WINDOW} (tokens), got {_kind(window)}")
+    if not 1 <= window <= MAX_WINDOW:
+        raise ValueError(f"window must be in 1..{MAX_WINDOW} (tokens), got {window}")
+
+
+def check_rows(x: Tensor, shape: str) -> None:
+    """Raise unless ``x`` is a dense float tensor of the given shape, such as ``[N, D]``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor of shape {shape}, got {_kind(x)}")
+    if x.layout != torch.strided:
+        raise TypeError(f"x must be a dense tensor, got layout {x.layout}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+    if x.dim() != shape.count(",") + 1:
+        raise ValueError(f"x must have shape {shape}, got {list(x.shape)}")
+    if x.shape[-1] == 0:
+        raise ValueError(f"x must have at least one feature in its last dimension, got shape {list(x.shape)}")
+
+
+def check_mergeable(mergeable: Tensor | None, x: Tensor) -> None:
+    """Raise unless ``mergeable`` is None or a bool tensor over the rows of ``x``, on its device."""
+    if mergeable is None:
+        return
+    if not isinstance(mergeable, Tensor):
+        raise TypeError(f"mergeable must be a bool tensor or None, got {_kind(mergeable)}")
+    if mergeable.dtype != torch.bool:
+        raise TypeError(f"mergeable must be a bool tensor, got {mergeable.dtype}")
+    if mergeable.shape != x.shape[:-1]:
+        raise ValueError(
+            f"mergeable must have shape {list(x.shape[:-1])}, one flag a row of x, got {list(mergeable.shape)}"
+        )
+    _check_device("mergeable", mergeable, x)
+
+
+def check_index(name: str, index: Tensor | None, x: Tensor, size: int | None = None) -> None:
+    """Raise unless ``index`` (cu_seqlens or lengths) is None or a 1-D int32 tensor on the device of ``x``."""
+    if index is None:
+        return
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{name} must be an int32 tensor or None, got {_kind(index)}")
+    if index.dtype != torch.int32:
+        raise TypeError(f"{name} must be int32, got {index.dtype}")
+    if index.dim() != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {list(index.shape)}")
+    if size is None and index.shape[0] == 0:
+        raise ValueError(f"{name} must have B + 1 entries for B sequences, so at least one, got none")
+    if size is not None and index.shape[0] != size:
+        raise ValueError(f"{name} must have one entry for each of the {size} sequences of x, got {index.shape[0]}")
+    _check_device(name, index, x)
+
+
+def check_cu_seqlens(bounds: Sequence[int], rows: int) -> None:
+    """Raise unless ``bounds`` rises from 0 to ``rows`` without a step down."""
+    if bounds[0] != 0:
+        raise ValueError(f"cu_seqlens must start at 0, got {bounds[0]}")
+    for b, (start, end) in enumerate(zip(bounds[:-1], bounds[1:])):
+        if end < start:
+            raise ValueError(f"cu_seqlens must not decrease, got {start} then {end} at sequence {b}")
+    if bounds[-1] != rows:
+        raise ValueError(f"cu_seqlens must end at the {rows} rows of x, got {bounds[-1]}")
+
+
+def check_lengths(lengths: Sequence[int], width: int) -> None:
+    """Raise unless every length is in 0..width."""
+    for b, n in enumerate(lengths):
+        if not 0 <= n <= width:
+            raise ValueError(f"lengths must be in 0..{width} (the padded width of x), got {n} at sequence {b}")
+
+
+def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.device != x.device:
+        raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__} {value!r}"[:80]

@@ -1,0 +1,115 @@
+"""The torch custom ops ``torch.ops.affinity_pool.pool`` and ``pool_padded``.
+
+The schema is written once, here. The kernels in ``csrc`` add implementations for their dispatch keys; on a device with no
+kernel the ops run the reference. Fake kernels make the ops opaque to torch.compile and torch.export, autograd sends the
+gradient of a group to its rows. There is no autocast rule on purpose: the ops return the dtype they are given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+library = torch.library.Library("affinity_pool", "DEF")
+
+for _schema in (
+    "pool(Tensor x, Tensor? cu_seqlens, Tensor? mergeable, float threshold, int window)"
+    " -> (Tensor values, Tensor cu_seqlens_out, Tensor segment_ids, Tensor counts)",
+    "pool_padded(Tensor x, Tensor? lengths, Tensor? mergeable, float threshold, int window, bool left_padded=False)"
+    " -> (Tensor values, Tensor lengths_out, Tensor segment_ids, Tensor counts)",
+):
+    library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _pool_reference(
+    x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int
+) -> Outputs:
+    return tuple(reference.pool(x, cu_seqlens, mergeable=mergeable, threshold=threshold, window=window))
+
+
+def _pool_padded_reference(
+    x: Tensor,
+    lengths: Tensor | None,
+    mergeable: Tensor | None,
+    threshold: float,
+    window: int,
+    left_padded: bool = False,
+) -> Outputs:
+    return tuple(
+        reference.pool_padded(
+            x, lengths, mergeable=mergeable, threshold=threshold, window=window, left_padded=left_padded
+        )
+    )
+
+
+# CompositeExplicitAutograd is what the dispatcher falls back to on a device whose own key has no kernel.
+library.impl("pool", _pool_reference, "CompositeExplicitAutograd")
+library.impl("pool_padded", _pool_padded_reference, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("affinity_pool::pool", lib=library)
+def _pool_fake(
+    x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int
+) -> Outputs:
+    groups = torch.library.get_ctx().new_dynamic_size()
+    return (
+        x.new_empty(groups, x.shape[1]),
+        x.new_empty(2 if cu_seqlens is None else cu_seqlens.shape[0], dtype=torch.int32),
+        x.new_empty(x.shape[0], dtype=torch.int32),
+        x.new_empty(groups, dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("affinity_pool::pool_padded", lib=library)
+def _pool_padded_fake(
+    x: Tensor,
+    lengths: Tensor | None,
+    mergeable: Tensor | None,
+    threshold: float,
+    window: int,
+    left_padded: bool = False,
+) -> Outputs:
+    batch, width, _ = x.shape
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        x.new_empty(batch, dtype=torch.int32),
+        x.new_empty(batch, width, dtype=torch.int32),
+        x.new_empty(batch, width, dtype=torch.int32),
+    )
+
+
+def _save_groups(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    _, _, segment_ids, counts = output
+    ctx.save_for_backward(segment_ids, counts)
+
+
+def _pool_backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    segment_ids, counts = ctx.saved_tensors
+    share = grad_values / counts.to(grad_values.dtype).unsqueeze(-1)
+    return share.index_select(0, segment_ids), None, None, None, None
+
+
+def _pool_padded_backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    segment_ids, counts = ctx.saved_tensors
+    share = grad_values / counts.clamp(min=1).to(grad_values.dtype).unsqueeze(-1)
+    column = segment_ids.clamp(min=0).long().unsqueeze(-1).expand_as(share)
+    grad_x = share.gather(1, column).masked_fill((segment_ids < 0).unsqueeze(-1), 0)
+    return grad_x, None, None, None, None, None
+
+
+def _no_vmap(*_: Any) -> None:
+    raise NotImplementedError(
+        "affinity_pool ops have no vmap rule: the number of groups differs from item to item. "
+        "Call pool_padded on the batch, or pool with cu_seqlens."
+    )
+
+
+for _name, _backward in (("pool", _pool_backward), ("pool_padded", _pool_padded_backward)):
+    torch.library.register_autograd(f"affinity_pool::{_name}", _backward, setup_context=_save_groups, lib=library)
+    torch.library.register_vmap(f"affinity_pool::{_name}", _no_vmap, lib=library)

@@ -1,0 +1,57 @@
+// The rule and the scan of Affinity Pooling, shared by every backend: no torch, host and device.
+//
+// For token t let k(t) be the distance, 1..window, to its nearest matching predecessor, or kNoMatch. With s the start
+// of the open group, t joins iff t - k(t) >= s: if any match lies inside the group, the nearest one does. All work in
+// the feature dimension is therefore k(t), which knows nothing of groups; what is left is a scan over bytes, in which
+// the open group's length, capped at the window, is the whole state.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define AP_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define AP_HOST_DEVICE inline
+#endif
+
+namespace affinity_pool {
+
+constexpr int kMaxWindow = 32;
+constexpr uint8_t kNoMatch = 255;
+
+// cos(a, b) >= threshold, decided in float64 from float32 sums: na * nb is exact in float64 and so is the root of a
+// square, hence bit-identical rows match at threshold 1.
+struct MatchRule {
+  double threshold;
+
+  AP_HOST_DEVICE bool operator()(float dot, float squared_norm_a, float squared_norm_b) const {
+    constexpr double kEps2 = 1e-16;  // square of the floor of a norm, 1e-8
+    // False for NaN too. A row that fails this matches nothing.
+    const bool finite = squared_norm_a < HUGE_VALF && squared_norm_b < HUGE_VALF;
+    if (!finite || threshold > 1) return false;
+    // Rounding can carry a dot below -|a||b|, so the end of the range is a rule of its own.
+    if (threshold <= -1) return true;
+    const double na = squared_norm_a > kEps2 ? squared_norm_a : kEps2;
+    const double nb = squared_norm_b > kEps2 ? squared_norm_b : kEps2;
+    return dot >= threshold * sqrt(na * nb);
+  }
+};
+
+// The open group of one sequence: `length` is its row count capped at the window, 0 before the first token.
+struct OpenGroup {
+  int window;
+  int length = 0;
+
+  // Takes the next token by its nearest match; true if it opens a new group.
+  AP_HOST_DEVICE bool opens(uint8_t nearest_match) {
+    if (nearest_match > length) {
+      length = 1;
+      return true;
+    }
+    if (length < window) ++length;
+    return false;
+  }
+};
+
+}  // namespace affinity_pool

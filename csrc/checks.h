@@ -1,0 +1,45 @@
+// What the ops refuse below Python, shared by the devices; affinity_pool/checks.py says the same to Python callers.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+
+#include "algebra.h"
+
+namespace affinity_pool {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline void check_rows(const Tensor& x, int64_t dims, const char* shape) {
+  const ScalarType dtype = x.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
+                  "x must be float32, float16 or bfloat16");
+  STD_TORCH_CHECK(x.dim() == dims, "x must have shape ", shape, ", got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(x.size(dims - 1) > 0, "x must have at least one feature in its last dimension");
+}
+
+inline void check_rule(double threshold, int64_t window) {
+  STD_TORCH_CHECK(threshold == threshold,
+                  "threshold must be a number, got NaN; use a threshold above 1 to merge nothing");
+  STD_TORCH_CHECK(window >= 1 && window <= kMaxWindow, "window must be in 1..", kMaxWindow, " (tokens), got ", window);
+}
+
+inline void check_index(const char* name, const Tensor& index, const Tensor& x) {
+  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Int, name, " must be int32");
+  STD_TORCH_CHECK(index.dim() == 1, name, " must have one dimension, got ", index.dim());
+  STD_TORCH_CHECK(index.device() == x.device(), name, " must be on the device of x");
+}
+
+inline void check_mergeable(const std::optional<Tensor>& mergeable, const Tensor& x) {
+  if (!mergeable) return;
+  STD_TORCH_CHECK(mergeable->scalar_type() == ScalarType::Bool, "mergeable must be a bool tensor");
+  STD_TORCH_CHECK(mergeable->device() == x.device(), "mergeable must be on the device of x");
+  bool same = mergeable->dim() == x.dim() - 1;
+  for (int64_t i = 0; same && i < mergeable->dim(); ++i) same = mergeable->size(i) == x.size(i);
+  STD_TORCH_CHECK(same, "mergeable must have the shape of x without its last dimension, one flag a row");
+}
+
+}  // namespace affinity_pool
