@@ -1,7 +1,7 @@
-"""Builds affinity_pool._C, one library on torch's stable ABI and Python's limited API, or installs without it.
+"""Builds affinity_pool/_C.abi3.so, one library on torch's stable ABI that no Python version owns, or installs without.
 
-What is built depends on what is here: g++ (or $CXX) for the CPU kernels. Without a compiler the package is pure Python and
-runs the reference; `affinity_pool.backends()` says so. The outcome is one line of the install's output.
+What is built depends on what is here: g++ (or $CXX) for the CPU kernels. Without a compiler the package is pure Python
+and runs the reference; `affinity_pool.backends()` says so. The outcome is one line of the install's output.
 """
 
 import os
@@ -33,7 +33,7 @@ def extension() -> dict:
         "affinity_pool._C",
         sources,
         py_limited_api=True,
-        extra_compile_args=["-std=c++20", "-O3", "-fvisibility=hidden", STABLE_ABI, NO_FALSE_ALARMS],
+        extra_compile_args=["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", STABLE_ABI, NO_FALSE_ALARMS],
     )
     return {
         "ext_modules": [module],

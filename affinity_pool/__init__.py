@@ -1,4 +1,4 @@
-"""Affinity Pooling (arXiv 2604.06871) as one fused op, and the tools that put it to work in large speech language models.
+"""Affinity Pooling (arXiv 2604.06871) as one fused op, and the tools that put it to work in speech language models.
 
 The op needs torch alone. :func:`patch` needs the extra ``affinity_pool[models]`` and is imported on first use.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
+
+import torch
 
 from . import ops  # noqa: F401  (the schema must stand before the compiled library adds to it)
 
@@ -24,22 +26,34 @@ class Backend:
         return f"{self.name:<10} {'yes' if self.available else 'no':<4} {self.devices:<5} {self.detail}"
 
 
-def _load() -> tuple[ModuleType | None, str]:
+LIBRARY = Path(__file__).with_name("_C.abi3.so")
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """Load the compiled kernels, which register themselves with the dispatcher, or say why not.
+
+    The library is no Python module: building it needs no Python headers and one file serves every Python.
+    """
+    if not LIBRARY.exists():
+        why = "not built: the install found no C++ compiler or no torch; reinstall with --no-build-isolation and g++"
+        return None, why
     try:
-        return importlib.import_module("affinity_pool._C"), ""
-    except ModuleNotFoundError:
-        return None, "not built: the install found no C++ compiler; install g++ and reinstall with --no-build-isolation"
-    except (ImportError, OSError) as error:
+        torch.ops.load_library(LIBRARY)
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
         return None, f"built, but does not load: {error}"
+    library.affinity_pool_cpu_instruction_set.restype = ctypes.c_char_p
+    return library, ""
 
 
-compiled, _why_not = _load()
+_library, _why_not = _load()
 
 
 def backends() -> list[Backend]:
     """Every implementation of the op, fastest first: available or not, for which devices, and what or why."""
-    cpu_detail = f"C++ kernels, using {compiled.cpu_instruction_set()}" if compiled else _why_not
+    instruction_set = _library.affinity_pool_cpu_instruction_set().decode() if _library else ""
+    cpu_detail = f"C++ kernels, using {instruction_set}" if _library else _why_not
     return [
-        Backend("cpu", compiled is not None, "cpu", cpu_detail),
+        Backend("cpu", _library is not None, "cpu", cpu_detail),
         Backend("reference", True, "any", "the paper's loop in torch; serves every device without a kernel of its own"),
     ]

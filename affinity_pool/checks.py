@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ def check_cu_seqlens(bounds: Sequence[int], rows: int) -> None:
     """Raise unless ``bounds`` rises from 0 to ``rows`` without a step down."""
     if bounds[0] != 0:
         raise ValueError(f"cu_seqlens must start at 0, got {bounds[0]}")
-    for b, (start, end) in enumerate(zip(bounds[:-1], bounds[1:])):
+    for b, (start, end) in enumerate(pairwise(bounds)):
         if end < start:
             raise ValueError(f"cu_seqlens must not decrease, got {start} then {end} at sequence {b}")
     if bounds[-1] != rows:

@@ -1,8 +1,8 @@
 """The torch custom ops ``torch.ops.affinity_pool.pool`` and ``pool_padded``.
 
-The schema is written once, here. The kernels in ``csrc`` add implementations for their dispatch keys; on a device with no
-kernel the ops run the reference. Fake kernels make the ops opaque to torch.compile and torch.export, autograd sends the
-gradient of a group to its rows. There is no autocast rule on purpose: the ops return the dtype they are given.
+The schema is written once, here. The kernels in ``csrc`` add implementations for their dispatch keys; on a device with
+no kernel the ops run the reference. Fake kernels make the ops opaque to torch.compile and torch.export, autograd sends
+the gradient of a group to its rows. There is no autocast rule on purpose: the ops return the dtype they are given.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .results import Pooled, PooledPadded
 
 library = torch.library.Library("affinity_pool", "DEF")
 
@@ -27,10 +28,14 @@ for _schema in (
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+def _outputs(result: Pooled | PooledPadded) -> Outputs:
+    return result[0], result[1], result[2], result[3]  # the dispatcher wants a plain tuple
+
+
 def _pool_reference(
     x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int
 ) -> Outputs:
-    return tuple(reference.pool(x, cu_seqlens, mergeable=mergeable, threshold=threshold, window=window))
+    return _outputs(reference.pool(x, cu_seqlens, mergeable=mergeable, threshold=threshold, window=window))
 
 
 def _pool_padded_reference(
@@ -41,7 +46,7 @@ def _pool_padded_reference(
     window: int,
     left_padded: bool = False,
 ) -> Outputs:
-    return tuple(
+    return _outputs(
         reference.pool_padded(
             x, lengths, mergeable=mergeable, threshold=threshold, window=window, left_padded=left_padded
         )

@@ -32,15 +32,16 @@ def pool(
         window: 1..32, how many rows back inside the open group a row is compared with.
 
     Returns:
-        :class:`Pooled` ``(values [M, D], cu_seqlens [B + 1], segment_ids [N], counts [M])``. Gradients flow from ``values``
-        to ``x``, each row receiving its share of its group's; the boundaries carry none.
+        :class:`Pooled` ``(values [M, D], cu_seqlens [B + 1], segment_ids [N], counts [M])``. Gradients flow from
+        ``values`` to ``x``, each row receiving its share of its group's; the boundaries carry none. ``values`` is the
+        front of a buffer of ``N`` rows, since ``M`` is known last: ``clone()`` it to keep it for long.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
         RuntimeError: on CPU, the entries of ``cu_seqlens`` do not rise from 0 to ``N`` (on CUDA they are clamped).
 
-    A row with a NaN, an Inf or a squared norm beyond float32 matches nothing and stays alone. A mean is summed in float32
-    and rounded once; a group of one is copied. Results do not depend on batch mates, threads or run.
+    A row with a NaN, an Inf or a squared norm beyond float32 matches nothing and stays alone. A mean is summed in
+    float32 and rounded once; a group of one is copied. Results do not depend on batch mates, threads or run.
     """
     checks.check_pool(x, cu_seqlens, mergeable, threshold, window)
     return Pooled(*torch.ops.affinity_pool.pool.default(x, cu_seqlens, mergeable, threshold, window))
@@ -55,7 +56,7 @@ def pool_padded(
     window: int = 3,
     left_padded: bool = False,
 ) -> PooledPadded:
-    """Affinity Pooling of a padded batch: fixed shapes, no host synchronisation, no dependence on the data in any shape.
+    """Affinity Pooling of a padded batch: no shape depends on the data, so nothing waits for a device.
 
     Args:
         x: ``[B, T, D]`` float32, float16 or bfloat16.
@@ -63,8 +64,8 @@ def pool_padded(
         mergeable: ``[B, T]`` bool; see :func:`pool`.
         threshold: cosine similarity; see :func:`pool`.
         window: 1..32; see :func:`pool`.
-        left_padded: the valid rows are the last ``lengths`` of each sequence, as in a ``generate()`` batch, and so are the
-            groups in ``values``: dropping padding is one narrow, from the left.
+        left_padded: the valid rows are the last ``lengths`` of each sequence, as in a ``generate()`` batch, and so are
+            the groups in ``values``: dropping padding is one narrow, from the left.
 
     Returns:
         :class:`PooledPadded` ``(values [B, T, D], lengths [B], segment_ids [B, T], counts [B, T])``. ``values`` and

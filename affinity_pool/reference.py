@@ -18,7 +18,7 @@ EPS = 1e-8  # floor of a norm, as in torch.nn.functional.cosine_similarity
 
 
 def dot(a: Tensor, b: Tensor) -> float:
-    """Float32 dot product of two rows. The sum is torch's own, so it does not depend on memory alignment as BLAS's may."""
+    """Float32 dot product of two rows. The sum is torch's own: BLAS's may depend on where in memory the rows lie."""
     return (a.float() * b.float()).sum().item()
 
 
@@ -71,7 +71,10 @@ def pool(
     checks.check_pool(x, cu_seqlens, mergeable, threshold, window)
     bounds = [0, x.shape[0]] if cu_seqlens is None else cu_seqlens.tolist()
     checks.check_cu_seqlens(bounds, x.shape[0])
-    values, counts, ids, cu_out = [], [], [], [0]
+    values: list[Tensor] = []
+    counts: list[int] = []
+    ids: list[int] = []
+    cu_out = [0]
     for start, end in pairwise(bounds):
         rows = x[start:end]
         for group in groups(rows, None if mergeable is None else mergeable[start:end], threshold, window):

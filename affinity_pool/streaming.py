@@ -13,8 +13,8 @@ class AffinityPooler:
     """Pools one sequence that arrives in chunks.
 
     A group is returned by the call that closes it; the open group is held as its running float32 sum, its count and its
-    last ``window`` rows. Concatenated results equal :func:`affinity_pool.pool` on the whole sequence, on CPU bit for bit.
-    No gradient is recorded.
+    last ``window`` rows. Concatenated results equal :func:`affinity_pool.pool` on the whole sequence, on CPU bit for
+    bit. No gradient is recorded.
 
     Args:
         threshold: cosine similarity; see :func:`affinity_pool.pool`.
@@ -82,8 +82,10 @@ class AffinityPooler:
         return values, counts
 
     def _joins(self, row: Tensor) -> bool:
-        """Whether a row matches one of the latest rows, asked of the op itself, a pair at a time, so that a stream and an
-        offline call cannot disagree."""
+        """Whether a row matches one of the latest rows.
+
+        The op itself is asked, a pair at a time, so that a stream and an offline call cannot disagree.
+        """
         if self._rows is None:
             return False
         pairs = torch.stack([self._rows, row.expand_as(self._rows)], dim=1).flatten(0, 1)

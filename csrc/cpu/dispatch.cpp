@@ -48,3 +48,8 @@ const char* instruction_set() { return choice().name; }
 const Kernels& kernels(Dtype dtype) { return choice().kernels(dtype); }
 
 }  // namespace affinity_pool::cpu
+
+// For affinity_pool.backends(), through ctypes.
+extern "C" __attribute__((visibility("default"))) const char* affinity_pool_cpu_instruction_set() {
+  return affinity_pool::cpu::instruction_set();
+}

@@ -1,0 +1,45 @@
+# One way to do each thing; `make` alone lists them. Everything happens in .venv, made on first use.
+PYTHON ?= python3
+# On Linux the registry's torch comes with gigabytes of CUDA; any other torch >= 2.10 does: make TORCH=torch==2.10.0
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format bench train clean
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" numpy setuptools wheel ninja
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -type f)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed ## recorded speech through the bundled model, with and without Dual Affinity Pooling
+	$(BIN)/affinity-pool demo
+
+test: lint ## lint, then every test that can run here
+	$(BIN)/pytest
+
+lint: $(VENV)/installed ## ruff, mypy, clang-format: report, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/installed ## rewrite files as `make lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/installed ## time the op against copying, the paper's loop and torch
+	$(BIN)/affinity-pool bench
+
+train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
+	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh
+
+clean: ## remove what the above made
+	rm -rf $(VENV) build out *.egg-info affinity_pool/*.so
