@@ -15,7 +15,8 @@ from .results import Pooled, PooledPadded
 from .streaming import AffinityPooler
 
 if TYPE_CHECKING:
-    from .models import Site, patch
+    from .models.patch import patch
+    from .models.sites import Site
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,0 +1,93 @@
+"""Where a number comes from: machine, versions, commit, and how busy the machine was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import affinity_pool
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Facts about this machine and this checkout, for the head of a results file."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": cuda_device() if device.startswith("cuda") else cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_average": load_average(),
+        "scheduling": scheduling(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": {
+            "affinity_pool": affinity_pool.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "backends": {
+            b.name: b.detail if b.available else f"not available: {b.detail}" for b in affinity_pool.backends()
+        },
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted": changed_sources(),
+    }
+
+
+def cpu() -> str:
+    """Name, family and model of the processor: a virtual machine's name alone often says little."""
+    facts: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = facts.get("model name", platform.machine())
+    if "cpu family" not in facts:
+        return name
+    cache = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    l3 = f", L3 {cache.read_text().strip()}" if cache.exists() else ""
+    return f"{name} (family {facts['cpu family']}, model {facts.get('model', '?')}{l3})"
+
+
+def cuda_device() -> str:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.max.mem", "--format=csv,noheader"]
+    smi = output(query)
+    return smi.splitlines()[torch.cuda.current_device()] if smi else torch.cuda.get_device_name()
+
+
+def load_average() -> list[float] | None:
+    """Of the last 1, 5 and 15 minutes."""
+    return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def scheduling() -> str | None:
+    """How this process competes with others: its policy and priority."""
+    if not hasattr(os, "sched_getscheduler"):
+        return None
+    names = {os.SCHED_OTHER: "other", os.SCHED_FIFO: "fifo", os.SCHED_RR: "rr", os.SCHED_BATCH: "batch"}
+    policy = os.sched_getscheduler(0)
+    return f"{names.get(policy, policy)}, nice {os.getpriority(os.PRIO_PROCESS, 0)}"
+
+
+def changed_sources() -> list[str] | None:
+    """Files that decide the result and differ from the commit; None outside a checkout."""
+    status = git("status", "--porcelain", "--", "csrc", ":(glob)affinity_pool/*.py", "affinity_pool/bench", "setup.py")
+    return None if status is None else sorted(line[2:].strip() for line in status.splitlines())
+
+
+def git(*arguments: str) -> str | None:
+    return output(["git", "-C", str(REPOSITORY), *arguments])
+
+
+def output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.rstrip("\n")

@@ -1,0 +1,221 @@
+"""The suites, and running one into a results file.
+
+A suite refuses to report as soon as one contender's output is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import affinity_pool
+
+from .cases import DTYPES, THRESHOLD, Case, WrongOutputError, check_output, make_data
+from .contenders import CONTENDERS
+from .provenance import load_average, provenance
+from .timing import Call, Samples, interleave, keep_freed_memory
+
+COLD_BYTES = 512 << 20  # of inputs that go round, so that none is left in any cache
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a suite is run; nothing in ``threads`` or ``contenders`` means the suite's own."""
+
+    device: str = "cpu"
+    threads: tuple[int, ...] = ()
+    rounds: int = 200
+    seconds: float = 1.0
+    contenders: tuple[str, ...] = ()
+    echo: Callable[[str], None] = print
+
+
+def run(
+    suite: str = "headline",
+    threads: Sequence[int] = (),
+    out: Path | None = None,
+    rounds: int = 200,
+    *,
+    seconds: float = 1.0,
+    contenders: Sequence[str] = (),
+    device: str = "cpu",
+    echo: Callable[[str], None] = print,
+) -> Record:
+    """Measure a suite and return its results, written to ``out`` as JSON if given.
+
+    Args:
+        suite: one of ``SUITES``.
+        threads: keep the cases with these numbers of threads. None named: all cases of the suite.
+        out: the file to write.
+        rounds: turns of every contender; slow ones take part in fewer.
+        seconds: about how long one contender may take in one case.
+        contenders: keep these of ``CONTENDERS``. None named: all of the suite.
+        device: where the tensors are.
+        echo: takes a line of progress per case.
+
+    Raises:
+        ValueError: a suite or contender has no such name.
+        WrongOutputError: a contender's output differs from the reference's; nothing is written.
+    """
+    if suite not in SUITES:
+        raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {suite!r}")
+    for name in contenders:
+        if name not in CONTENDERS:
+            raise ValueError(f"contenders must be among {', '.join(CONTENDERS)}, got {name!r}")
+    options = Options(device, tuple(threads), rounds, seconds, tuple(contenders), echo)
+    before = torch.get_num_threads()
+    results: Record = {"suite": suite, "provenance": provenance(device)}
+    results["method"] = {"rounds": rounds, "seconds": seconds, "freed_memory_kept": keep_freed_memory()}
+    try:
+        results["results"] = list(SUITES[suite](options))
+    finally:
+        torch.set_num_threads(before)
+    results["provenance"]["load_average_after"] = load_average()
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def measure(case: Case, names: Sequence[str], options: Options) -> Record:
+    """Build and check the contenders of a case, then time them: its record in the results file."""
+    torch.set_num_threads(case.threads)
+    data = make_data(case, options.device)
+    pools = {name: CONTENDERS[name](data.rule) for name in names}
+    for name, pool in pools.items():
+        check_output(name, pool, data)
+    inputs = [data.x]
+    if case.cache == "cold":
+        copies = -(-COLD_BYTES // (data.x.numel() * data.x.element_size()))
+        inputs += [data.x.clone() for _ in range(copies - 1)]
+    calls = {name: Call(pool) for name, pool in pools.items()}
+    samples = interleave(calls, inputs, rounds=options.rounds, seconds=options.seconds)
+    entries = {name: describe(taken, samples.get("clone"), data.bytes_moved(name)) for name, taken in samples.items()}
+    if "clone" in entries:
+        for entry in entries.values():
+            entry["percent_of_copy"] = round(100 * entry["gb_per_s"] / entries["clone"]["gb_per_s"], 1)
+    options.echo(f"{case}: " + ", ".join(f"{name} {entry['us']['p50']:.0f} us" for name, entry in entries.items()))
+    return {"case": asdict(case), "retention_measured": round(data.retention, 4), "contenders": entries}
+
+
+def describe(taken: Samples, copy: Samples | None, moved: int | None = None) -> Record:
+    entry: Record = {
+        "us": taken.per_call(),
+        "samples": len(taken.seconds),
+        "calls_per_sample": taken.calls_per_sample,
+        "page_faults_per_call": taken.page_faults_per_call(),
+    }
+    if copy is not None:
+        entry["against_clone"] = taken.against(copy)
+    if moved is not None:
+        entry["bytes_moved"] = moved
+        entry["gb_per_s"] = round(moved / entry["us"]["p50"] / 1e3, 3)
+    return entry
+
+
+def measure_all(plan: Iterable[tuple[Case, Sequence[str]]], options: Options) -> Iterable[Record]:
+    for case, names in plan:
+        if options.threads and case.threads not in options.threads:
+            continue
+        yield measure(case, [n for n in names if not options.contenders or n in options.contenders], options)
+
+
+def target(options: Options) -> Iterable[Record]:
+    """The goal: one thread, D = 4096, window 3, against clone."""
+    cases = [Case(tokens, dtype=dtype) for tokens in (750, 1500) for dtype in DTYPES]
+    return measure_all([(case, ("clone", "ours")) for case in cases], options)
+
+
+def headline(options: Options) -> Iterable[Record]:
+    """The goal's shapes with every contender, one and two threads, x in cache and not."""
+    plan: list[tuple[Case, Sequence[str]]] = []
+    for threads in (1, 2):
+        for tokens in (750, 1500):
+            for dtype in DTYPES:
+                case = Case(tokens, dtype=dtype, threads=threads)
+                plan += [(case, tuple(CONTENDERS)), (replace(case, cache="cold"), ("clone", "ours"))]
+    return measure_all(plan, options)
+
+
+SWEEP_BASE = Case(1500)
+SWEEPS: dict[str, Sequence[Any]] = {
+    "tokens": (64, 256, 750, 1500, 4096, 16384),
+    "dim": (64, 256, 1024, 2048, 4096, 8192),
+    "window": (1, 3, 8, 32),
+    "retention": (0.1, 0.2, 0.4, 0.7, 1.0),
+    "batch": (1, 4, 16),
+}
+
+
+def sweep(options: Options) -> Iterable[Record]:
+    """One parameter at a time, from 1500 tokens of 4096, window 3, retention 0.4."""
+    bases = [replace(SWEEP_BASE, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    cases = [replace(base, **{name: v}) for name, values in SWEEPS.items() for base in bases for v in values]
+    return measure_all([(case, ("clone", "ours", "vectorised")) for case in dict.fromkeys(cases)], options)
+
+
+def overhead(options: Options) -> Iterable[Record]:
+    """What a call costs beside its work: a [1, 64] tensor, against torch.add."""
+    torch.set_num_threads(1)
+    x = torch.randn(1, 64, device=options.device)
+    learning = x.clone().requires_grad_()
+    op, padded = torch.ops.affinity_pool.pool.default, torch.ops.affinity_pool.pool_padded.default
+    batch = x.unsqueeze(0)
+    calls = {
+        "torch.add": Call(lambda x: torch.add(x, x)),
+        "torch.add, autograd recording": Call(lambda x: torch.add(learning, learning), grad=True),
+        "torch.clone": Call(torch.clone),
+        "torch.ops.affinity_pool.pool": Call(lambda x: op(x, None, None, THRESHOLD, 3)),
+        "torch.ops.affinity_pool.pool, autograd on": Call(lambda x: op(x, None, None, THRESHOLD, 3), grad=True),
+        "torch.ops.affinity_pool.pool, autograd recording": Call(
+            lambda x: op(learning, None, None, THRESHOLD, 3), grad=True
+        ),
+        "torch.ops.affinity_pool.pool_padded": Call(lambda x: padded(batch, None, None, THRESHOLD, 3)),
+        "affinity_pool.pool": Call(affinity_pool.pool),
+        "affinity_pool.pool_padded": Call(lambda x: affinity_pool.pool_padded(batch)),
+        "affinity_pool.reference.pool": Call(affinity_pool.reference.pool),
+    }
+    for name, call in calls.items():  # a lone row is a group of its own, copied
+        if "pool" in name and not torch.equal(call.function(x)[0].flatten(), x.flatten()):
+            raise WrongOutputError(f"{name} must return the one row of x")
+    samples = interleave(calls, [x], rounds=options.rounds, seconds=options.seconds)
+    for name, taken in samples.items():
+        options.echo(f"{name}: {taken.per_call()['p50']:.2f} us")
+        yield {"call": name, **describe(taken, None), "against_add": taken.against(samples["torch.add"])}
+
+
+def instruction_sets(options: Options) -> Iterable[Record]:
+    """The goal once per instruction set that this processor has, each in a process of its own."""
+    for name in INSTRUCTION_SETS:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "target.json"
+            command = [sys.executable, "-m", __package__, "target", "--out", str(out), "--device", options.device]
+            command += ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
+            subprocess.run(command, check=True, env={**os.environ, "AFFINITY_POOL_CPU": name}, stdout=sys.stderr)
+            results = json.loads(out.read_text())
+        if not results["provenance"]["backends"]["cpu"].endswith(f" {name}"):
+            options.echo(f"{name}: not on this processor")
+            continue
+        for record in results["results"]:
+            yield {"instruction_set": name, **record}
+
+
+SUITES: dict[str, Callable[[Options], Iterable[Record]]] = {
+    "target": target,
+    "headline": headline,
+    "sweep": sweep,
+    "overhead": overhead,
+    "instruction-sets": instruction_sets,
+}

@@ -1,0 +1,154 @@
+"""Time calls against each other on a machine that is never quiet.
+
+Calls take turns in rounds, in random order, so that whatever disturbs one disturbs the others. A ratio is taken within
+each round and then its median over rounds; percentiles 20, 50 and 80 tell what the noise was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MIN_SAMPLE = 200e-6  # seconds of calls under one reading of the clock
+MIN_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Call:
+    """One thing to time: what it does to an input, and whether autograd watches."""
+
+    function: Callable[[Tensor], Any]
+    grad: bool = False
+
+
+@dataclass
+class Samples:
+    """Seconds a call took, by the round it took part in."""
+
+    calls_per_sample: int
+    seconds: dict[int, float] = field(default_factory=dict)
+    page_faults: int = 0
+
+    def per_call(self) -> dict[str, float]:
+        """Percentiles of a call in microseconds."""
+        return {name: round(1e6 * p, 3) for name, p in percentiles(list(self.seconds.values())).items()}
+
+    def page_faults_per_call(self) -> float:
+        return round(self.page_faults / (len(self.seconds) * self.calls_per_sample), 2)
+
+    def against(self, other: Samples) -> dict[str, float | list[float]]:
+        """Percentiles of the ratio to another call in the same round, and the median's 95 % interval (bootstrap)."""
+        ratios = [s / other.seconds[i] for i, s in self.seconds.items() if i in other.seconds]
+        result: dict[str, float | list[float]] = {name: round(p, 4) for name, p in percentiles(ratios).items()}
+        result["ci95"] = [round(x, 4) for x in median_interval(ratios)]
+        return result
+
+
+def interleave(
+    calls: dict[str, Call], inputs: list[Tensor], *, rounds: int, seconds: float, seed: int = 0
+) -> dict[str, Samples]:
+    """Time ``calls`` in turns.
+
+    With one input every call finds it where the call before left it (each sample follows an untimed call of its own);
+    with many, inputs go round, and no call sees one before all others have been through the caches. A call that would
+    need more than about ``seconds`` for all ``rounds`` takes part in fewer, evenly spread.
+    """
+    rng = random.Random(seed)
+    clock = Clock(inputs[0].device)
+    source = cycle(inputs)
+    samples: dict[str, Samples] = {}
+    every: dict[str, int] = {}
+    for name, call in calls.items():
+        estimate = min(_sample(call, source, clock, 1) for _ in range(3))
+        repeats = max(1, math.ceil(MIN_SAMPLE / estimate)) if len(inputs) == 1 else 1
+        samples[name] = Samples(repeats)
+        spread = math.ceil(rounds * estimate * repeats / seconds)
+        every[name] = max(1, min(spread, rounds // MIN_SAMPLES))
+    for i in range(rounds):
+        turn = [name for name in calls if i % every[name] == 0]
+        rng.shuffle(turn)
+        for name in turn:
+            taken, call = samples[name], calls[name]
+            if len(inputs) == 1 and every[name] == 1:
+                _sample(call, source, clock, 1)
+            faults = page_faults()
+            taken.seconds[i] = _sample(call, source, clock, taken.calls_per_sample)
+            taken.page_faults += page_faults() - faults
+    return samples
+
+
+class Clock:
+    """Seconds between two readings: the host's clock, on CUDA the device's events."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+
+    @contextmanager
+    def stop(self, into: list[float]) -> Iterator[None]:
+        if self.cuda:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            yield
+            end.record()
+            torch.cuda.synchronize()
+            into.append(start.elapsed_time(end) / 1e3)
+        else:
+            begin = time.perf_counter()
+            yield
+            into.append(time.perf_counter() - begin)
+
+
+def _sample(call: Call, source: Iterator[Tensor], clock: Clock, repeats: int) -> float:
+    """Seconds a call takes; what it returns is freed at once."""
+    function = call.function
+    taken: list[float] = []
+    with torch.inference_mode(not call.grad), clock.stop(taken):
+        for _ in range(repeats):
+            function(next(source))
+    return taken[0] / repeats
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    p20, p50, p80 = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
+    return {"p20": p20, "p50": p50, "p80": p80}
+
+
+def median_interval(values: list[float], resamples: int = 1000) -> tuple[float, float]:
+    """95 % interval of the median by bootstrap."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    medians = torch.tensor(values, dtype=torch.float64)[drawn].quantile(0.5, dim=1)
+    low, high = medians.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return low, high
+
+
+def page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def keep_freed_memory() -> bool:
+    """Have malloc hand freed memory out again instead of returning it to the kernel; whether that could be arranged.
+
+    Otherwise a large output costs a page fault per 4 KiB in some runs and none in others, as the heap happens to be:
+    several times what copying costs, and the copy would look slower than it is.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    m_trim_threshold, m_mmap_max = -1, -4  # of glibc's malloc.h
+    return bool(mallopt(m_mmap_max, 0)) and bool(mallopt(m_trim_threshold, 2**31 - 1))

@@ -1,0 +1,137 @@
+"""The KV cache after a pooled prefill: from each site on, its layers hold fewer columns than the caller has tokens.
+
+``generate`` and the caller keep counting their own tokens, so ``PooledCache`` answers in those where they ask and in
+columns where masks are built. ``SiteState`` is what decoding needs to know about the layers from one site to the next.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+if TYPE_CHECKING:
+    from .patch import Handle
+
+
+@dataclass
+class SiteState:
+    """The keys of the layers from a site on, as its prefill left them."""
+
+    removed: int
+    """Columns the caller has more than these layers."""
+    valid: Tensor | None
+    """``[B, columns]`` bool, False in padding; later columns are all valid. None where nothing is padding."""
+    shift: Tensor | None
+    """``[B, 1]`` how far the caller's positions run ahead of these layers'; None where they are the same."""
+
+    def valid_keys(self, keys: int, turn: Tensor | None) -> Tensor | None:
+        """Padding of all ``keys`` columns, once a call whose own columns are ``turn`` (None: all valid) is in."""
+        if turn is not None:
+            past = keys - turn.shape[1]
+            before = turn.new_ones(turn.shape[0], past) if self.valid is None else self._grown(past)
+            self.valid = torch.cat([before, turn.to(before.device)], 1)
+        return None if self.valid is None else self._grown(keys)
+
+    def _grown(self, keys: int) -> Tensor:
+        assert self.valid is not None
+        return F.pad(self.valid, (0, keys - self.valid.shape[1]), value=True)
+
+    def select(self, rows: Tensor) -> None:
+        """Follow the batch to these rows, as the keys do."""
+        if self.valid is not None:
+            self.valid = self.valid[rows.to(self.valid.device)]
+        if self.shift is not None:
+            self.shift = self.shift[rows.to(self.shift.device)]
+
+
+class PooledCache(DynamicCache):
+    """A ``DynamicCache`` that a patched model has pooled. Only that model, still patched, can continue it."""
+
+    sites: dict[int, SiteState]
+    audio: Tensor
+    """``[B, L]`` bool: the audio tokens of the prefill, in the caller's columns."""
+    owner: weakref.ref[Handle]
+
+    @classmethod
+    def adopt(cls, cache: DynamicCache, owner: Handle, audio: Tensor) -> PooledCache:
+        """Turn the cache of a running prefill into a pooled one, in place: the caller holds this very object."""
+        if not isinstance(cache, cls):
+            cache.__class__ = cls
+            cache.sites, cache.audio, cache.owner = {}, audio, weakref.ref(owner)  # type: ignore[attr-defined]
+        return cache  # type: ignore[return-value]
+
+    def check_owner(self, handle: Handle | None) -> None:
+        """Raise unless the patch that pooled this cache is the one at work."""
+        if handle is None or self.owner() is not handle:
+            raise RuntimeError(
+                "this KV cache was pooled by affinity_pool.patch, and that patch is not at work in this call: its "
+                "layers differ in length and an unpatched model would misread them. Continue it inside the patch that "
+                "filled it, or start with a new cache"
+            )
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        owner = self.owner()
+        self.check_owner(owner if owner is not None and owner.running else None)
+        return super().update(*args, **kwargs)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens of the caller for layer 0, which is what ``generate`` asks for; columns for any other."""
+        columns = self.columns(layer_idx)
+        return columns + self.sites[0].removed if layer_idx == 0 and 0 in self.sites and columns else columns
+
+    def columns(self, layer_idx: int) -> int:
+        """Columns this layer holds."""
+        return super().get_seq_length(layer_idx)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Columns before the query: masks are about columns (transformers 5)."""
+        return self.columns(layer_idx)
+
+    def crop(self, tokens: int) -> None:
+        """Drop tokens from the end: all but ``tokens`` if positive (transformers 4), else ``-tokens`` of them."""
+        drop = self.get_seq_length() - tokens if tokens > 0 else -tokens
+        if drop <= 0:
+            return
+        if drop > self._text_tail():
+            raise NotImplementedError(
+                f"cannot crop {drop} tokens: that reaches into the pooled audio, where columns no longer stand for one "
+                "token each. Crop text after the last audio token only, or prefill the shorter prompt afresh"
+            )
+        for layer in self.layers:
+            layer.crop(-drop)  # type: ignore[union-attr]  # adopted with plain DynamicLayers only
+
+    def _text_tail(self) -> int:
+        """The caller's tokens after the last audio token of any row."""
+        prompt = self.audio.shape[1]
+        return (
+            self.get_seq_length() - 1 - int((self.audio.any(0) * torch.arange(prompt, device=self.audio.device)).max())
+        )
+
+    def reset(self) -> None:
+        """Forget everything: an ordinary, empty ``DynamicCache`` again."""
+        self.layers = [type(layer)() for layer in self.layers]  # reset() of transformers 4 keeps the lengths
+        self.__class__ = DynamicCache  # type: ignore[assignment]
+        del self.sites, self.audio, self.owner
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # says LongTensor, takes any
+        self._select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._select(torch.arange(self.audio.shape[0]).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._select(indices)
+
+    def _select(self, rows: Tensor) -> None:
+        for state in self.sites.values():
+            state.select(rows)
+        self.audio = self.audio[rows.to(self.audio.device)]

@@ -1,0 +1,73 @@
+"""What the last prefill with audio did: tokens before and after each site, the groups, and the KV bytes saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SiteStats:
+    """One site in the last prefill; lists have one entry for each row of the batch, padding never counts."""
+
+    layer: int
+    tokens_before: list[int]
+    tokens_after: list[int]
+    audio_before: list[int]
+    audio_after: list[int]
+    segment_ids: Tensor
+    """``[B, T]`` int32 over the columns that entered the site: the column of the output each went to, -1 if none."""
+    counts: Tensor
+    """``[B, T]`` int32 over the same columns, filled from the right: tokens in each group, 0 where there is none."""
+
+    @property
+    def audio_kept(self) -> float:
+        """Share of the audio tokens entering this site that leave it, over the whole batch."""
+        return sum(self.audio_after) / max(1, sum(self.audio_before))
+
+
+@dataclass(frozen=True)
+class PrefillStats:
+    """The last prefill that carried audio."""
+
+    sites: tuple[SiteStats, ...]
+    kv_bytes: int
+    """Keys and values of the prompt in all decoder layers, padding included: as cached, or as a cache would be."""
+    kv_bytes_saved: int
+    """What the same prompt would have taken more without pooling."""
+
+
+@dataclass
+class SiteRecord:
+    """A site's tensors, kept as they came: figures are read from them only when someone asks."""
+
+    layer: int
+    audio: Tensor
+    before: list[int]
+    after: list[int]
+    segment_ids: Tensor
+    counts: Tensor
+
+    def stats(self) -> SiteStats:
+        width = self.audio.shape[1]
+        audio = [int(row[width - n :].sum()) for row, n in zip(self.audio, self.before, strict=True)]
+        kept = [a - (b - c) for a, b, c in zip(audio, self.before, self.after, strict=True)]
+        return SiteStats(self.layer, self.before, self.after, audio, kept, self.segment_ids, self.counts)
+
+
+def prefill_stats(records: list[SiteRecord], depth: int, bytes_per_column: int) -> PrefillStats:
+    """Sum the widths of all layers; a site that merges nothing in any row changes no width."""
+    rows, width = records[0].audio.shape
+    unpooled = depth * width
+    columns, at = 0, 0
+    for record in records:
+        columns += (record.layer - at) * width
+        at = record.layer
+        if record.before != record.after:
+            width = max(record.after)
+    columns += (depth - at) * width
+    per_column = rows * bytes_per_column
+    return PrefillStats(
+        tuple(record.stats() for record in records), columns * per_column, (unpooled - columns) * per_column
+    )

@@ -1,0 +1,10 @@
+"""What the demo and the experiments are made of. Needs the extra ``affinity_pool[study]``.
+
+``audio`` and ``manifest`` read recordings, ``lslm`` loads a model and asks it, ``wer``, ``flops`` and ``ttft`` measure,
+``groups`` follows tokens through the sites, ``machine`` says what it all ran on, ``figure``, ``page`` and ``report``
+show; ``demo`` puts them together.
+"""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message says what, and what would do; commands print it as it is."""

@@ -1,0 +1,140 @@
+"""The model under study: loaded by name, asked about a recording, with its device and its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor
+
+from ..models import FAMILIES
+from ..models.families import family_of
+from ..models.sites import FILE as SITES_FILE
+from . import InputError
+from .audio import Audio
+
+BUNDLED = Path(__file__).parents[2] / "examples" / "tiny-lslm"
+LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
+
+
+@dataclass(frozen=True)
+class Lslm:
+    """A speech language model with its processor."""
+
+    model: Any
+    processor: Any
+    name: str
+    sites: str
+    """Where to pool when nobody says: its folder if that has an ``affinity_pool.json``, else the paper's preset."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the model wants."""
+        return self.processor.feature_extractor.sampling_rate
+
+    @property
+    def longest(self) -> float:
+        """Seconds it hears at once; the feature extractor cuts the rest off without a word."""
+        return self.processor.feature_extractor.n_samples / self.rate
+
+    def inputs(self, audio: Audio, prompt: str) -> dict[str, Tensor]:
+        """The model's keyword arguments for one recording and one question, in a batch of one, on its device.
+
+        Audio longer than :attr:`longest`, or at another rate than :attr:`rate`, is refused.
+        """
+        if audio.rate != self.rate or audio.seconds > self.longest + 1e-3:
+            raise ValueError(
+                f"audio has {audio.seconds:.2f} s at {audio.rate} Hz; {self.name} takes up to {self.longest} s at "
+                f"{self.rate} Hz"
+            )
+        content = [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": prompt}]
+        text = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        inputs = self.processor(text=text, audio=audio.samples, sampling_rate=self.rate, return_tensors="pt")
+        dtype = self.model.dtype
+        return {
+            name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
+            for name, value in inputs.items()
+        }
+
+    def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """``[B, T]`` bool: which tokens of the prompt are audio."""
+        return inputs["input_ids"] == family_of(self.model).audio_token_id(self.model.config)
+
+    def frame_seconds(self, inputs: Mapping[str, Tensor], audio: Audio) -> float:
+        """Seconds one audio token stands for: a whole number of the feature extractor's hops."""
+        hop = self.processor.feature_extractor.hop_length / self.rate
+        tokens = int(self.audio_positions(inputs).sum())
+        return max(1, round(audio.seconds / tokens / hop)) * hop
+
+    def heard(self, inputs: Mapping[str, Tensor], audio: Audio) -> np.ndarray:
+        """``[bins, frames]``: the log-mel spectrogram that the encoder gets, without its padding."""
+        frames = round(audio.samples.shape[0] / self.processor.feature_extractor.hop_length)
+        return inputs[family_of(self.model).features][0, :, :frames].float().cpu().numpy()
+
+    def can_spell(self, text: str) -> bool:
+        """Whether the tokenizer knows every word: a model with a closed vocabulary cannot say the others."""
+        tokenizer = self.processor.tokenizer
+        return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+
+    @torch.inference_mode()
+    def generate(self, inputs: Mapping[str, Tensor], longest: int = LONGEST_ANSWER) -> Tensor:
+        """``[B, new]`` ids of the greedy answer."""
+        # the limits are this call's: a checkpoint's own sampling settings would make runs differ
+        tokens = self.model.generate(
+            **inputs, max_new_tokens=longest, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None
+        )
+        return tokens[:, inputs["input_ids"].shape[1] :]
+
+    def answer(self, inputs: Mapping[str, Tensor]) -> str:
+        """The greedy answer of a batch of one as text."""
+        return self.processor.tokenizer.decode(self.generate(inputs)[0], skip_special_tokens=True).strip()
+
+
+def load(name: str | None = None, device: str | None = None, dtype: str = "auto") -> Lslm:
+    """Load a model from a folder or the Hub; None: the tiny one that comes with the source.
+
+    ``device`` None is the first GPU, else the CPU. ``dtype`` "auto" is float32 on the CPU and the checkpoint's own on
+    a GPU.
+    """
+    shown = name or BUNDLED.name
+    if name is None:
+        name = str(BUNDLED / "checkpoint")
+        if not (BUNDLED / "checkpoint" / "config.json").is_file():
+            raise InputError(
+                "the bundled model is part of the source checkout, not of the installed package: "
+                "run this in a clone of the repository, or give --model"
+            )
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load the model {name}: {error}") from error
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"{name} is a {config.model_type} model; supported are {', '.join(sorted(FAMILIES))}. "
+            "A family is a few lines in affinity_pool/models/families.py"
+        )
+    if Path(name).is_dir():
+        transformers.utils.logging.disable_progress_bar()  # a download deserves one, reading a folder does not
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    architecture = getattr(transformers, config.architectures[0])
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model = architecture.from_pretrained(
+            name, dtype=torch.float32 if dtype == "auto" and device == "cpu" else dtype
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load the model {name}: {error}") from error
+    sites = name if (Path(name) / SITES_FILE).is_file() else "aggressive"
+    return Lslm(model.to(device).eval(), processor, shown, sites)

@@ -1,0 +1,104 @@
+"""Time to first token: from features on the device to the first generated token on the host.
+
+It covers the encoder, the decoder's prefill and the choice of the first token, and not the reading of audio or the
+features. Vanilla and pooled runs alternate, and the order within a pair alternates too, so that a machine that slows
+down or is shared hits both alike; what counts is the ratio within each pair, not a quotient of two averages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb
+from statistics import median
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ttft:
+    """Paired runs; entry ``i`` of both lists ran back to back. Seconds."""
+
+    vanilla: tuple[float, ...]
+    pooled: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Vanilla over pooled, pair by pair: above 1 pooling is faster."""
+        return [v / p for v, p in zip(self.vanilla, self.pooled, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the ratio; see :func:`median_interval`."""
+        return median_interval(self.ratios)
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say."""
+        low, high = self.interval
+        if low > 1:
+            return f"pooling is {self.ratio:.2f}x faster"
+        if high < 1:
+            return f"pooling is {1 / self.ratio:.2f}x SLOWER"
+        return f"no difference that {len(self.vanilla)} pairs of runs could show"
+
+
+def total(parts: Sequence[Ttft]) -> Ttft:
+    """Run ``i`` of every part taken together as one pair."""
+    return Ttft(
+        tuple(map(sum, zip(*(part.vanilla for part in parts), strict=True))),
+        tuple(map(sum, zip(*(part.pooled for part in parts), strict=True))),
+    )
+
+
+def interleave(vanilla: Callable[[], float], pooled: Callable[[], float], runs: int, warm_up: int = 2) -> Ttft:
+    """Call both ``runs`` times in alternating order, after ``warm_up`` pairs that do not count.
+
+    Each callable runs once and returns its seconds, so that what it does before and after its clock is its own affair.
+    """
+    if runs < 1:
+        raise ValueError(f"runs must be 1 or more, got {runs}")
+    pairs = []
+    for index in range(warm_up + runs):
+        if index % 2:
+            p, v = pooled(), vanilla()
+        else:
+            v, p = vanilla(), pooled()
+        pairs.append((v, p))
+    return Ttft(*zip(*pairs[warm_up:], strict=True))
+
+
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, with the device idle before it and done after it."""
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the median from order statistics: no assumption on the distribution, no random numbers.
+
+    The true median lies between the k-th smallest and k-th largest of n values with probability
+    ``1 - 2 P(Binomial(n, 1/2) < k)``. Fewer than 6 values cannot reach 95 %: their whole range is returned.
+    """
+    ordered = sorted(values)
+    n, k, missed = len(ordered), 0, 0.0
+    while k < n // 2:
+        missed += 2 * comb(n, k) / 2**n
+        if missed > 1 - confidence:
+            break
+        k += 1
+    k = max(k, 1)
+    return ordered[k - 1], ordered[n - k]

@@ -1,0 +1,27 @@
+"""What all tests share: hypothesis profiles, and GPU tests that skip, in words, where there is no GPU.
+
+``HYPOTHESIS_PROFILE=thorough`` looks longer, at new inputs each time; the default is quick and, in CI, always the same.
+"""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("quick", max_examples=30, deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("brief", max_examples=8, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_tests:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_tests:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,34 @@
+"""Fixtures of the patch tests: on one thread equal work gives equal bits, and nothing needs gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from random_speech import SPEECH, batch, speech_model
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def model() -> Any:
+    return speech_model()
+
+
+@pytest.fixture(params=["sdpa", "eager"])
+def any_model(request: pytest.FixtureRequest) -> Any:
+    return speech_model(request.param)
+
+
+@pytest.fixture
+def speech() -> dict[str, torch.Tensor]:
+    """Three rows with clips of 30, 17 and 8 tokens, padded on the left."""
+    return batch(SPEECH)

@@ -1,0 +1,169 @@
+"""Sites, presets, ``affinity_pool.json``, reductions other than Affinity Pooling, and the statistics of a prefill."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from random_speech import DEEP, DUAL, INPUT, SPEECH, batch, prompt
+
+from affinity_pool import PooledPadded, pool_padded
+from affinity_pool.models import Site, patch
+from affinity_pool.models.sites import preset
+
+
+@pytest.mark.parametrize(("depth", "deep"), [(32, 29), (28, 25), (8, 7), (4, 3), (2, 1)])
+def test_the_presets_are_the_papers_and_scale_with_depth(depth, deep):
+    assert preset("aggressive", depth) == (Site(0, 0.8, 1), Site(deep, 0.7, 3))
+    assert preset("conservative", depth) == (Site(0, 0.9, 1), Site(deep, 0.8, 3))
+
+
+def test_a_decoder_of_one_layer_has_the_input_site_alone():
+    assert preset("aggressive", 1) == (Site(0, 0.8, 1),)
+
+
+def test_aggressive_is_the_default(model):
+    with patch(model) as handle:
+        assert handle.sites == (Site(0, 0.8, 1), Site(3, 0.7, 3))
+        assert handle.positions == "keep"
+
+
+def test_sites_may_come_in_any_order(model):
+    with patch(model, [DEEP, INPUT]) as handle:
+        assert handle.sites == (INPUT, DEEP)
+
+
+def test_a_checkpoint_folder_carries_its_sites_and_positions(model, tmp_path):
+    sites = [{"layer": 2, "threshold": 0.6, "window": 3}, {"layer": 0, "threshold": 0.7, "window": 1}]
+    file = tmp_path / "affinity_pool.json"
+    file.write_text(json.dumps({"sites": sites, "positions": "compact"}))
+    for path in (tmp_path, file, str(tmp_path)):
+        with patch(model, path) as handle:
+            assert handle.sites == (INPUT, DEEP)
+            assert handle.positions == "compact"
+    with patch(model, file, positions="keep") as handle:
+        assert handle.positions == "keep"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"positions": "keep"},
+        {"sites": [{"layer": 0, "threshold": 0.9}]},
+        {"sites": [{"layer": 0, "threshold": 0.9, "window": 40}]},
+        {"sites": [], "postions": "keep"},
+        [1, 2],
+    ],
+    ids=["no-sites", "no-window", "wide-window", "typo", "list"],
+)
+def test_a_file_that_is_wrong_is_named_with_what_is_expected(model, tmp_path, content):
+    file = tmp_path / "affinity_pool.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"affinity_pool\.json: .*expected"):
+        patch(model, file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [((-1,), ValueError), ((1.0,), TypeError), ((0, float("nan")), ValueError), ((0, 0.8, 33), ValueError)],
+)
+def test_a_site_checks_its_numbers(arguments, error):
+    with pytest.raises(error):
+        Site(*arguments)
+
+
+# Statistics.
+
+
+def test_stats_tell_tokens_and_groups_of_each_site_and_row(model, speech):
+    with patch(model, DUAL) as handle:
+        assert handle.stats is None
+        model(**speech)
+        first, second = handle.stats.sites
+    text = [9, 9, 9]
+    assert (first.layer, second.layer) == (0, 2)
+    assert first.audio_before == [30, 17, 8]
+    assert first.audio_after == second.audio_before
+    assert first.tokens_after == second.tokens_before
+    for site in (first, second):
+        assert site.tokens_before == [a + t for a, t in zip(site.audio_before, text, strict=True)]
+        assert site.tokens_after == [a + t for a, t in zip(site.audio_after, text, strict=True)]
+        assert site.counts.sum(1).tolist() == site.tokens_before
+        assert (site.counts > 0).sum(1).tolist() == site.tokens_after
+        assert (site.segment_ids >= 0).sum(1).tolist() == site.tokens_before
+    assert first.audio_kept == sum(first.audio_after) / 55
+
+
+def test_stats_are_those_of_the_last_prefill_and_outlive_decoding_and_removal(model, speech):
+    with patch(model, DUAL) as handle:
+        model(**SPEECH[0])
+        cache = model(**speech).past_key_values
+        model(input_ids=torch.full((3, 1), 20), past_key_values=cache)
+    assert handle.stats.sites[0].audio_before == [30, 17, 8]
+
+
+def test_stats_of_a_second_site_in_a_prompt_that_ends_in_audio_do_not_count_padding(model):
+    with patch(model, DUAL) as handle:
+        model(**batch([prompt("ab", 30, seed=1), prompt("abc", 12, seed=2)]))
+        first, second = handle.stats.sites
+    assert second.audio_before == first.audio_after
+    assert [a - b for a, b in zip(second.tokens_before, second.audio_before, strict=True)] == [2, 3]
+
+
+# Other reductions at a site.
+
+
+def drop_at_same_counts(x, lengths=None, *, mergeable=None, threshold=0.8, window=3, left_padded=False):
+    """Keep the first token of each group Affinity Pooling would form, and drop the others."""
+    pooled = pool_padded(x, lengths, mergeable=mergeable, threshold=threshold, window=window, left_padded=left_padded)
+    ids = pooled.segment_ids
+    opens = (ids >= 0) & (ids != torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1))
+    values = torch.zeros_like(x)
+    rows = opens.nonzero()
+    values[rows[:, 0], ids[opens].long()] = x[opens]
+    return PooledPadded(values, pooled.lengths, ids.masked_fill(~opens, -1), (pooled.counts > 0).int())
+
+
+def test_a_site_can_reduce_otherwise_and_keeps_the_phases_of_the_rows_kept(any_model, speech):
+    sites = [Site(0, 0.7, 1, reduce=drop_at_same_counts), Site(2, 0.6, 3, reduce=drop_at_same_counts)]
+    with patch(any_model, DUAL) as handle:
+        pooled = any_model(**speech).logits
+        kept = handle.stats.sites[0].audio_after
+    with patch(any_model, sites) as handle:
+        dropped = any_model(**speech)
+        assert handle.stats.sites[0].audio_after == kept
+        assert dropped.logits.shape[0] == pooled.shape[0]
+        assert not torch.equal(dropped.logits[:, -1], pooled[:, -1])
+        assert (handle.stats.sites[0].segment_ids == -1).any()
+
+
+def test_dropping_rows_equals_never_having_had_them_where_attention_is_all_that_sees_positions(model):
+    """Drop the clip's second half at the input: the model must then see the prompt without it, phases apart."""
+
+    def first_half(x, lengths=None, *, mergeable, **_):
+        audio = mergeable[0].nonzero().flatten()
+        stays = torch.ones(x.shape[1], dtype=torch.bool)
+        stays[audio[len(audio) // 2 :]] = False
+        n, missing = int(stays.sum()), int((~stays).sum())
+        values = torch.nn.functional.pad(x[:, stays], (0, 0, missing, 0))
+        ids = torch.full(x.shape[:2], -1, dtype=torch.int32)
+        ids[0, stays] = torch.arange(missing, missing + n, dtype=torch.int32)
+        counts = torch.nn.functional.pad(torch.ones(1, n, dtype=torch.int32), (missing, 0))
+        return PooledPadded(values, torch.tensor([n], dtype=torch.int32), ids, counts)
+
+    row = SPEECH[0]
+    audio = (row["input_ids"][0] == 5).nonzero().flatten()
+    gone = audio[len(audio) // 2 :]
+    stays = torch.ones(row["input_ids"].shape[1], dtype=torch.bool)
+    stays[gone] = False
+    caught = []
+    decoder = next(module for module in model.modules() if type(module).__name__ == "Qwen2Model")
+    hook = decoder.register_forward_pre_hook(lambda m, a, k: caught.append(k["inputs_embeds"]), with_kwargs=True)
+    model(**row)
+    hook.remove()
+    for positions, phases in (("keep", stays.nonzero().flatten()[None]), ("compact", None)):
+        hidden = decoder(inputs_embeds=caught[0][:, stays], position_ids=phases, use_cache=True).last_hidden_state
+        with patch(model, [Site(0, reduce=first_half)], positions=positions):
+            logits = model(**row).logits
+        torch.testing.assert_close(logits, model.get_output_embeddings()(hidden), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,1 @@
+"""The contract of the op, sentence by sentence, for every implementation of it."""

@@ -1,0 +1,127 @@
+"""The package imports whatever is missing, and says what that is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import affinity_pool
+
+PACKAGE = Path(affinity_pool.__file__).parent
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
+
+# The fallback is the same op: every result, gradients and opcheck included, without the compiled library.
+WITHOUT_LIBRARY = """
+import torch, affinity_pool as ap
+from affinity_pool import reference
+
+cpu = next(b for b in ap.backends() if b.name == "cpu")
+print(cpu.available, cpu.detail)
+x = torch.randn(9, 4).repeat_interleave(2, 0)
+mask, cu = torch.rand(18) < 0.8, torch.tensor([0, 5, 5, 18], dtype=torch.int32)
+for op, judge, args, options in [
+    (ap.pool, reference.pool, (x, cu), dict(mergeable=mask)),
+    (ap.pool_padded, reference.pool_padded, (x.view(2, 9, 4), None), dict(left_padded=True)),
+]:
+    for a, b in zip(op(*args, **options), judge(*args, **options)):
+        assert torch.equal(a, b)
+leaf = x.clone().requires_grad_()
+ap.pool(leaf).values.sum().backward()
+assert torch.equal(leaf.grad.sum(0).round(), torch.full((4,), float(ap.pool(x).counts.shape[0])))
+torch.library.opcheck(torch.ops.affinity_pool.pool.default, (leaf, cu, mask, 0.8, 3))
+pooler = ap.AffinityPooler()
+streamed = [pooler.step(row)[0] for row in x.split(1)] + [pooler.flush()[0]]
+assert torch.allclose(torch.cat(streamed), ap.pool(x).values)
+try:
+    ap.pool(x, cu + 1)
+except ValueError as error:
+    print(error)
+"""
+
+WITHOUT_TRANSFORMERS = """
+import sys
+sys.modules["transformers"] = None
+import torch, affinity_pool
+print(affinity_pool.pool(torch.ones(3, 2)).counts.tolist())
+try:
+    affinity_pool.patch
+except ImportError as error:
+    print(error)
+"""
+
+
+def python(program: str, path: Path | None = None) -> str:
+    """Output of a fresh interpreter, with another copy of the package if its parent is given."""
+    path = path or PACKAGE.parent
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, cwd=path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def without_library(tmp_path: Path) -> Path:
+    shutil.copytree(PACKAGE, tmp_path / "affinity_pool", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return tmp_path
+
+
+def test_backends_are_named_and_explained():
+    backends = {backend.name: backend for backend in affinity_pool.backends()}
+    assert list(backends)[-1] == "reference"
+    assert backends["reference"].available
+    assert backends["reference"].devices == "any"
+    assert backends["cpu"].devices == "cpu"
+    assert all(backend.detail for backend in backends.values())
+
+
+def test_a_backend_prints_as_a_line():
+    lines = [str(backend) for backend in affinity_pool.backends()]
+    assert all("\n" not in line for line in lines)
+    assert lines[-1].split()[:3] == ["reference", "yes", "any"]
+    assert lines[-1].endswith("serves every device without a kernel of its own")
+
+
+@pytest.mark.each_instruction_set
+def test_the_cpu_backend_names_its_instruction_set():
+    cpu = next(backend for backend in affinity_pool.backends() if backend.name == "cpu")
+    if not cpu.available:
+        pytest.skip(cpu.detail)
+    kind, used = cpu.detail.rsplit(" ", 1)
+    assert kind == "C++ kernels, using"
+    assert used in INSTRUCTION_SETS
+    widest = os.environ.get("AFFINITY_POOL_CPU")
+    assert widest is None or INSTRUCTION_SETS.index(used) <= INSTRUCTION_SETS.index(widest)
+
+
+def test_without_the_compiled_library_the_reference_serves(tmp_path: Path):
+    built, refused = python(WITHOUT_LIBRARY, without_library(tmp_path)).splitlines()
+    assert built.startswith("False not built: ")
+    assert "g++" in built
+    assert refused == "cu_seqlens must start at 0, got 1"
+
+
+def test_a_library_that_does_not_load_is_reported_not_raised(tmp_path: Path):
+    (without_library(tmp_path) / "affinity_pool" / "_C.abi3.so").write_bytes(b"no library")
+    program = "import affinity_pool; print(*affinity_pool.backends(), sep='\\n')"
+    output = python(program, tmp_path)
+    assert "cpu        no   cpu   built, but does not load: " in output
+
+
+def test_without_transformers_the_op_works_and_patch_names_the_extra():
+    pooled, refused = python(WITHOUT_TRANSFORMERS).splitlines()
+    assert pooled == "[3]"
+    assert refused.startswith("affinity_pool.patch needs transformers")
+    assert refused.endswith("pip install 'affinity_pool[models]'")
+
+
+def test_the_import_does_not_load_the_models_or_the_study():
+    program = "import sys, affinity_pool; print([m for m in {'transformers', 'typer'} if m in sys.modules])"
+    assert python(program) == "[]\n"
+
+
+def test_everything_promised_is_there():
+    assert set(affinity_pool.__all__) <= {*dir(affinity_pool), "Site", "patch"}

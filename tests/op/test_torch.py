@@ -1,0 +1,211 @@
+"""A citizen of torch: opcheck, compile without recompiling, export, gradients of two orders, autocast, vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import affinity_pool
+
+from .cases import DTYPES, can_merge, same_bits, spell
+
+OPS = torch.ops.affinity_pool
+both_ops = pytest.mark.parametrize("op", ["pool", "pool_padded"])
+TEXT = "AAABBaAACC"
+
+
+def ints(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def batch(x: torch.Tensor) -> torch.Tensor:
+    return torch.stack([x, x.flip(0), x * 2])
+
+
+def values_of(op: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``x [N, D]`` to the values of a call with text and several sequences; small changes leave its groups alone."""
+    mask = can_merge(TEXT)
+    if op == "pool":
+        return lambda x: affinity_pool.pool(x, ints(0, 2, 2, 10), mergeable=mask, threshold=0.9).values
+    masks = torch.stack([mask, mask.flip(0), mask])
+    return lambda x: affinity_pool.pool_padded(batch(x), ints(7, 0, 10), mergeable=masks, threshold=0.9).values
+
+
+def opcheck_inputs() -> list:
+    x, mask = spell(TEXT, 6, noise=0.1), can_merge(TEXT)
+    return [
+        pytest.param(OPS.pool.default, (x, None, None, 0.8, 3), id="pool"),
+        pytest.param(OPS.pool.default, (x.bfloat16(), ints(0, 4, 4, 10), mask, 0.8, 1), id="pool, all arguments"),
+        pytest.param(OPS.pool.default, (x.clone().requires_grad_(), ints(0, 10), None, 0.8, 3), id="pool, gradient"),
+        pytest.param(OPS.pool.default, (x.t().contiguous().t(), None, mask, 2.0, 32), id="pool, strided"),
+        pytest.param(OPS.pool.default, (x[:0], ints(0), None, 0.8, 3), id="pool, empty"),
+        pytest.param(OPS.pool_padded.default, (batch(x), None, None, 0.8, 3), id="padded"),
+        pytest.param(
+            OPS.pool_padded.default,
+            (batch(x).half(), ints(3, 0, 10), mask.expand(3, 10), 0.8, 1, True),
+            id="padded, all arguments",
+        ),
+        pytest.param(
+            OPS.pool_padded.default, (batch(x).requires_grad_(), ints(3, 0, 10), None, 0.8, 3), id="padded, gradient"
+        ),
+        pytest.param(OPS.pool_padded.default, (batch(x)[:, :0], None, None, 0.8, 3), id="padded, empty"),
+    ]
+
+
+@pytest.mark.parametrize(("op", "arguments"), opcheck_inputs())
+def test_opcheck_passes_with_all_its_tests(op, arguments):
+    torch.library.opcheck(op, arguments)
+
+
+@both_ops
+def test_compiles_whole_and_does_not_recompile_for_a_new_length(op):
+    counter = CompileCounterWithBackend("aot_eager")
+    function = getattr(affinity_pool, op)
+    compiled = torch.compile(lambda x: tuple(function(x)), backend=counter, fullgraph=True, dynamic=True)
+    compiles = []
+    for text in ("AAABB", "AABBCCBBA", "ABABABABABABABABA", "AAA"):
+        x = spell(text, 8) if op == "pool" else batch(spell(text, 8))
+        assert same_bits(compiled(x), function(x))
+        compiles.append(counter.frame_count)
+    assert compiles == compiles[:1] * 4
+
+
+@both_ops
+def test_compiled_gradients_are_the_eager_ones(op):
+    function, x = values_of(op), spell(TEXT, 8)
+    weights = torch.randn(function(x).shape)
+
+    def gradient(call: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        leaf = x.clone().requires_grad_()
+        (call(leaf) * weights).sum().backward()
+        return leaf.grad
+
+    assert torch.equal(gradient(torch.compile(function, backend="aot_eager", fullgraph=True)), gradient(function))
+
+
+def test_inductor_keeps_the_op_whole():
+    compiled = torch.compile(lambda x: affinity_pool.pool(x, threshold=0.9), fullgraph=True)
+    x = spell(TEXT, 8)
+    assert same_bits(compiled(x), affinity_pool.pool(x, threshold=0.9))
+
+
+@both_ops
+def test_exports_with_a_dynamic_length(op):
+    class Module(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(getattr(affinity_pool, op)(x, threshold=0.9))
+
+    def of(text: str) -> torch.Tensor:
+        return spell(text, 8) if op == "pool" else batch(spell(text, 8))
+
+    length = {0 if op == "pool" else 1: torch.export.Dim("length")}
+    exported = torch.export.export(Module(), (of("AABBC"),), dynamic_shapes={"x": length})
+    assert same_bits(exported.module()(of("AAABBBCCC")), Module()(of("AAABBBCCC")))
+
+
+@both_ops
+def test_vmap_says_what_to_call_instead(op):
+    x = torch.randn(2, 4, 3) if op == "pool" else torch.randn(2, 2, 4, 3)
+    with pytest.raises(NotImplementedError, match=r"have no vmap rule: .*Call pool_padded on the batch, or pool with"):
+        torch.vmap(lambda rows: getattr(affinity_pool, op)(rows).values)(x)
+
+
+@both_ops
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_autocast_leaves_dtypes_alone(op, dtype):
+    x = spell(TEXT, 8, dtype) if op == "pool" else batch(spell(TEXT, 8, dtype))
+    function = getattr(affinity_pool, op)
+    plain = function(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert same_bits(function(x), plain)
+
+
+@both_ops
+@pytest.mark.filterwarnings("ignore:Input #. requires gradient and is not a double")
+def test_gradcheck_and_gradgradcheck(op):
+    """In float32, which is what the op takes: within a group the op is linear, so a large step is exact."""
+    x = spell(TEXT, 5).requires_grad_()
+    torch.autograd.gradcheck(values_of(op), (x,), eps=1e-2, atol=1e-4, rtol=1e-3)
+    torch.autograd.gradgradcheck(values_of(op), (x,), eps=1e-2, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_row_gets_its_share_of_its_group_s_gradient(dtype):
+    x = spell(TEXT, 8, dtype).requires_grad_()
+    values, _, segment_ids, counts = affinity_pool.pool(x, mergeable=can_merge(TEXT), threshold=0.9)
+    assert counts.tolist() == [3, 2, 1, 2, 2]
+    weights = torch.randn(values.shape).to(dtype)
+    (gradient,) = torch.autograd.grad(values, x, weights)
+    expected = (weights.double() / counts.unsqueeze(1))[segment_ids.long()]
+    torch.testing.assert_close(gradient, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@both_ops
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [3, 257, 2049])
+def test_gradients_are_no_worse_than_those_of_torch_s_mean(op, dtype, size):
+    """257 and 2049 have no bfloat16 and no float16: a count must not be rounded to the dtype of the gradient."""
+    x = spell("A" * size, 8, dtype)
+    weights = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    truth = weights.double() / size
+
+    def error(mean: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(mean(leaf), leaf, weights)
+        return (gradient.double() - truth).abs().max().item()
+
+    def pooled(leaf: torch.Tensor) -> torch.Tensor:
+        if op == "pool":
+            return affinity_pool.pool(leaf, threshold=0.5).values
+        return affinity_pool.pool_padded(leaf.unsqueeze(0), threshold=0.5).values[0, :1]
+
+    assert error(pooled) <= error(lambda leaf: leaf.mean(0, keepdim=True))
+
+
+def test_gradients_of_65536_float16_rows_do_not_vanish():
+    """A count beyond float16 must not turn into infinity."""
+    x = torch.ones(65536, 1, dtype=torch.float16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(affinity_pool.pool(x).values, x, torch.full((1, 1), 4.0, dtype=torch.float16))
+    assert gradient.unique().tolist() == [2.0**-14]
+
+
+def test_padding_has_no_gradient_and_gives_none():
+    x = spell("AAB0", 8).unsqueeze(0).requires_grad_()
+    for left, padding in ((False, slice(2, 4)), (True, slice(0, 2))):
+        values = affinity_pool.pool_padded(x, ints(2), threshold=0.9, left_padded=left).values
+        (gradient,) = torch.autograd.grad(values, x, torch.ones_like(values))
+        assert gradient[0, padding].eq(0).all()
+        assert gradient[0].ne(0).any(-1).sum() == 2
+
+
+def test_boundaries_carry_no_gradient():
+    packed = affinity_pool.pool(spell(TEXT, 8).requires_grad_())
+    padded = affinity_pool.pool_padded(batch(spell(TEXT, 8)).requires_grad_())
+    for values, *boundaries in (packed, padded):
+        assert values.requires_grad
+        assert not any(t.requires_grad for t in boundaries)
+
+
+def test_a_nan_row_leaves_other_gradients_finite():
+    x = spell("AA?BB", 8).requires_grad_()
+    (gradient,) = torch.autograd.grad(affinity_pool.pool(x, threshold=0.9).values.nansum(), x)
+    assert gradient[[0, 1, 3, 4]].eq(0.5).all()
+
+
+@both_ops
+def test_no_graph_is_kept_without_need(op):
+    x = spell(TEXT, 8).requires_grad_()
+    with torch.no_grad():
+        assert values_of(op)(x).grad_fn is None
+    with torch.inference_mode():
+        assert values_of(op)(x).is_inference()
+    assert values_of(op)(x.detach()).grad_fn is None
+
+
+def test_meta_tensors_have_the_padded_shapes():
+    result = affinity_pool.pool_padded(torch.empty(2, 5, 3, device="meta", dtype=torch.bfloat16))
+    assert [tuple(t.shape) for t in result] == [(2, 5, 3), (2,), (2, 5), (2, 5)]
+    assert result.values.dtype == torch.bfloat16

@@ -1,0 +1,91 @@
+"""A random Qwen2-Audio of a few thousand parameters with a processor of its own, and recordings of noise and tones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+CHAT = (
+    "{% for m in messages %}<|im_start|> {% for c in m['content'] %}{% if c['type'] == 'audio' %}<|audio_bos|><|AUDIO|>"
+    "<|audio_eos|> {% else %}{{ c['text'] }} {% endif %}{% endfor %}<|im_end|> {% endfor %}<|im_start|>"
+)
+SPECIAL = ("<|pad|>", "<unk>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|im_start|>")
+WORDS = ("transcribe", "first", "one", "two", "three")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: hears 2 s, 4 decoder layers, sites of its own."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import (
+        PreTrainedTokenizerFast,
+        Qwen2AudioConfig,
+        Qwen2AudioForConditionalGeneration,
+        Qwen2AudioProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    path = tmp_path_factory.mktemp("random-lslm")
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((*SPECIAL, *WORDS))}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", unk_token="<unk>", eos_token="<|im_end|>"
+    )
+    fast.add_special_tokens({"additional_special_tokens": list(SPECIAL[3:])})
+    features = WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    Qwen2AudioProcessor(features, fast, chat_template=CHAT).save_pretrained(path)
+    config = Qwen2AudioConfig(
+        audio_config={
+            "num_mel_bins": 16,
+            "d_model": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 48,
+            "max_source_positions": 100,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "hidden_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 80,
+            "vocab_size": 32,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        audio_token_index=3,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    Qwen2AudioForConditionalGeneration(config).save_pretrained(path)
+    sites = [{"layer": 0, "threshold": 0.9, "window": 1}, {"layer": 2, "threshold": 0.5, "window": 3}]
+    (path / "affinity_pool.json").write_text(json.dumps({"sites": sites, "positions": "keep"}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two recordings, 8 kHz mono and 44.1 kHz stereo, and their manifest."""
+    path = tmp_path_factory.mktemp("clips")
+    noise = np.random.default_rng(0)
+    for name, rate, seconds, channels in (("tone.wav", 8000, 1.2, 1), ("chord.flac", 44100, 1.6, 2)):
+        t = np.arange(round(rate * seconds))[:, None] / rate
+        wave = 0.3 * np.sin(2 * np.pi * 300 * (1 + np.floor(2 * t)) * t) + 0.01 * noise.standard_normal(
+            (len(t), channels)
+        )
+        soundfile.write(path / name, wave, rate)
+    lines = [
+        {"audio": "tone.wav", "text": "one two", "task": "transcribe", "words": [["one", 0.1, 0.5], ["two", 0.5, 1.1]]},
+        {"audio": "chord.flac", "text": "three", "task": "first"},
+        {"audio": "chord.flac", "text": "quite unknown words", "task": "transcribe"},
+    ]
+    (path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return path

@@ -1,0 +1,122 @@
+"""The command line from end to end, on a random model, and on the bundled one where it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from affinity_pool.cli import app
+from affinity_pool.study.lslm import BUNDLED
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_demo_writes_page_pictures_and_summary(folder: Path, clips: Path, tmp_path: Path) -> None:
+    """Without --sites the folder's own affinity_pool.json counts."""
+    code, output = run(
+        "demo", "--model", folder, "--data", clips / "manifest.jsonl", "--out", tmp_path, "--runs", 2, "--device", "cpu"
+    )
+    assert code == 0, output
+    assert "WER over 2 words" in output
+    assert "left out, with words outside the model's vocabulary: chord" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "groups-dark.png",
+        "groups.png",
+        "index.html",
+        "summary.json",
+    ]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [site["layer"] for site in summary["config"]["sites"]] == [0, 2]
+    assert [clip["name"] for clip in summary["clips"]] == ["tone"]
+    total = summary["total"]
+    before, middle, after = total["audio_tokens"]
+    assert before >= middle >= after
+    assert before > after
+    assert total["relative_decoder_flops"] < 1
+    assert total["kv_bytes"]["pooled"] < total["kv_bytes"]["vanilla"]
+    assert len(total["ttft_seconds"]["pairs"]) == 2
+    page = (tmp_path / "index.html").read_text()
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert "$" not in page.split("</style>")[1].split("data:image")[0]
+    assert "http" not in page.replace("base64", "")[:2000]
+
+
+def test_demo_on_a_users_file_needs_no_reference(folder: Path, clips: Path, tmp_path: Path) -> None:
+    code, output = run(
+        "demo", "--model", folder, "--audio", clips / "chord.flac", "--out", tmp_path, "--runs", 1, "--device", "cpu",
+        "--sites", "aggressive", "--prompt", "first",
+    )  # fmt: skip
+    assert code == 0, output
+    assert "No reference texts, so no WER" in output
+    assert json.loads((tmp_path / "summary.json").read_text())["wer"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--audio", "absent.wav"], "no such recording: absent.wav"),
+        (["--audio", "a.wav", "--audio", "b.wav", "--text", "one"], "2 recordings but 1 reference texts"),
+        (["--text", "one"], "--text is the reference of an --audio"),
+        (["--data", "absent.jsonl"], "cannot read the manifest"),
+        (["--audio", "{clips}/tone.wav", "--sites", "moderate"], "neither a preset"),
+        (["--data", "{clips}/manifest.jsonl", "--prompt", "last"], "no recording for the task 'last', only for first"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence(
+    folder: Path, clips: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    filled = [argument.format(clips=clips) for argument in arguments]
+    code, output = run("demo", "--model", folder, "--out", tmp_path, "--device", "cpu", *filled)
+    assert code == 2
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_an_unsupported_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    code, output = run("demo", "--model", tmp_path)
+    assert code == 2
+    assert "is a bert model; supported are" in output
+
+
+def test_env_lists_backends_and_versions() -> None:
+    code, output = run("env")
+    assert code == 0
+    assert "reference" in output
+    assert "torch" in output
+    assert "cpu" in output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from affinity_pool.cli import app\n"
+        "heavy = {'transformers', 'matplotlib', 'jiwer', 'soundfile', 'affinity_pool.study'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = "import sys; sys.modules['transformers'] = None; from affinity_pool.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "this command needs transformers: pip install 'affinity_pool[study]'" in " ".join(done.stdout.split())
+
+
+@pytest.mark.skipif(not (BUNDLED / "checkpoint" / "model.safetensors").is_file(), reason="bundled model not there")
+@pytest.mark.parametrize("task", ["first", "spanish"])
+def test_the_bundled_model_shows_other_tasks(tmp_path: Path, task: str) -> None:
+    code, output = run("demo", "--prompt", task, "--runs", 1, "--out", tmp_path, "--device", "cpu")
+    assert code == 0, output
+    assert f"asked: {task}" in output
