@@ -66,7 +66,7 @@ def demo(
         typer.Option("--prompt", "--task", help="What to ask; also picks the recordings of a manifest by their task."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
-    runs: Annotated[int, typer.Option(min=1, help="Pairs of timed runs for each recording.")] = 11,
+    runs: Annotated[int, typer.Option(min=6, help="Pairs of timed runs for each recording.")] = 11,
     device: Annotated[str | None, typer.Option(help="'cpu', 'cuda', ...; a GPU if there is one.")] = None,
     dtype: Annotated[str, typer.Option(help="'auto': float32 on the CPU, the checkpoint's own on a GPU.")] = "auto",
 ) -> None:
@@ -100,7 +100,7 @@ def demo(
 def env() -> None:
     """What can run here: the op's backends, the machine and the versions, as needed in a bug report."""
     from . import backends
-    from .study.machine import machine, versions
+    from .provenance import provenance
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for header in ("backend", "available", "devices", "detail"):
@@ -110,10 +110,52 @@ def env() -> None:
         table.add_row(backend.name, available, backend.devices, backend.detail)
     console.print(table)
     console.print()
+    about = provenance(_accelerator())
     facts = Table.grid(padding=(0, 2))
-    for name, value in {**machine(), **versions()}.items():
-        facts.add_row(name, "not installed" if value is None else str(value))
+    for name in ("device", "cores", "threads", "system", "commit"):
+        facts.add_row(name, str(about[name]))
+    for name, value in about["versions"].items():
+        facts.add_row(name, "not installed" if value is None else value)
     console.print(facts)
+
+
+@app.command()
+def bench(
+    suite: Annotated[
+        str, typer.Argument(help="headline, target, sweep, overhead or instruction-sets; see benchmarks/README.md.")
+    ] = "headline",
+    threads: Annotated[list[int] | None, typer.Option(help="Only cases with this many threads; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results file to write (JSON).")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of every contender.")] = 200,
+    seconds: Annotated[float, typer.Option(help="About how long one contender may take in one case.")] = 1.0,
+    device: Annotated[str | None, typer.Option(help="'cpu', 'cuda', ...; a GPU if there is one.")] = None,
+) -> None:
+    """Time the op against copying its input, the paper's loop, vectorised torch and torch.compile.
+
+    Every output is checked against the reference first; a wrong one is never timed.
+    """
+    with explained():
+        from .bench import SUITES, run
+        from .bench.table import render
+
+        if suite not in SUITES:
+            raise typer.BadParameter(f"{suite!r} is not one of {', '.join(SUITES)}", param_hint="suite")
+        results = run(
+            suite,
+            threads or (),
+            out,
+            rounds,
+            seconds=seconds,
+            device=device or _accelerator(),
+            echo=lambda line: console.print(line, markup=False, soft_wrap=True, style="dim"),
+        )
+        console.print(render(results), markup=False, soft_wrap=True)
+
+
+def _accelerator() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:

@@ -47,6 +47,8 @@ class Data:
     x: Tensor
     rule: Rule
     expected: Tensor
+    longest: int
+    """Rows in the largest group."""
 
     @property
     def retention(self) -> float:
@@ -70,13 +72,13 @@ def make_data(case: Case, device: str = "cpu") -> Data:
     opens[others[: max(0, round(case.retention * n) - case.batch)]] = True
     base = torch.randn(int(opens.sum()), case.dim, generator=generator)
     noise = torch.randn(n, case.dim, generator=generator)
-    x = base[opens.cumsum(0) - 1].add_(noise, alpha=0.3).to(DTYPES[case.dtype]).to(device)
+    x = base[opens.cumsum(0) - 1].add_(noise, alpha=0.2).to(DTYPES[case.dtype]).to(device)
     rule = Rule(THRESHOLD, case.window, starts.to(device) if case.batch > 1 else None)
     check_margin(x, rule)
     expected = affinity_pool.reference.pool(
         x.cpu(), None if rule.cu_seqlens is None else starts, threshold=rule.threshold, window=rule.window
     )
-    return Data(x, rule, expected.values.to(device))
+    return Data(x, rule, expected.values.to(device), int(expected.counts.max()))
 
 
 def check_margin(x: Tensor, rule: Rule) -> None:
@@ -96,7 +98,8 @@ def check_output(name: str, pool: Pool, data: Data) -> None:
     if got.shape != expected.shape or got.dtype != expected.dtype:
         given, wanted = f"{list(got.shape)} {got.dtype}", f"{list(expected.shape)} {expected.dtype}"
         raise WrongOutputError(f"{name} must return {wanted}, got {given}")
-    tolerance = 2 * torch.finfo(expected.dtype).eps  # sums in another order; float16 and bfloat16 rounded twice
+    # A value may be rounded twice to its dtype, and each addition of a float32 sum in another order rounds as well.
+    tolerance = 2 * torch.finfo(expected.dtype).eps + data.longest * torch.finfo(torch.float32).eps
     error = (got.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
     if not bool((error <= tolerance).all()):  # NaN fails too
         raise WrongOutputError(f"{name} is off by {float(error.max()):.2e}, allowed is {tolerance:.2e}")

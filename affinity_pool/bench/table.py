@@ -42,7 +42,7 @@ def origin(results: Record, source: str | None) -> str:
     facts = [
         p["device"],
         f"{p['cores']} cores",
-        p["backends"]["cpu"],
+        *([] if results["suite"] == "instruction-sets" else [p["backends"]["cpu"]]),
         f"torch {p['versions']['torch']}",
         f"commit {commit}",
         p["date"][:10],
@@ -58,16 +58,17 @@ def target_table(records: Sequence[Record]) -> str:
 
 def headline_table(records: Sequence[Record]) -> str:
     others = ("torch.compile", "vectorised", "paper's loop")
-    warm = [r for r in records if r["case"]["cache"] == "warm"]
-    cold = {key(r, cache="warm"): r for r in records if r["case"]["cache"] == "cold"}
+    crowd = [r for r in records if any(name in r["contenders"] for name in others)]
+    pairs = {key(r): r for r in records if r not in crowd}
     rows = []
-    for r in warm:
-        out_of_cache = cold.get(key(r))
-        row = [str(r["case"]["threads"]), *shape(r), *ours_and_clone(r)]
-        row.append(against(out_of_cache, "ours") if out_of_cache else "")
-        rows.append(row + [time(r, name) + factor(r, name) for name in others])
-    titles = ["threads", "T", "dtype", "clone", "ours", "ours / clone", "GB/s, % of copy's", "x not in cache"]
-    return markdown([*titles, *others], rows)
+    for r in crowd:
+        row = [str(r["case"]["threads"]), *shape(r)]
+        for cache in ("warm", "cold"):
+            pair = pairs.get(key(r, cache=cache))
+            row += [time(pair, "clone"), time(pair, "ours"), against(pair, "ours")] if pair else [""] * 3
+        rows.append([*row, against(r, "ours"), time(r, "ours"), *(time(r, name) + factor(r, name) for name in others)])
+    titles = ["threads", "T", "dtype", "x in cache: clone", "ours", "/ clone", "x in memory: clone", "ours", "/ clone"]
+    return markdown([*titles, "nothing in cache: / clone", "ours", *others], rows)
 
 
 def sweep_table(records: Sequence[Record]) -> str:

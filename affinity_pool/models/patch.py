@@ -66,7 +66,7 @@ def patch(
             "only full attention follows. Load the model with full attention in every layer (use_sliding_window=False)"
         )
     found, from_file = resolve(sites, len(decoder.layers))
-    chosen = positions or from_file or "keep"
+    chosen: Positions = positions or from_file or "keep"
     if chosen not in ("keep", "compact"):
         raise ValueError(f"positions must be 'keep' or 'compact', got {chosen!r}")
     return Handle(model, family, decoder, found, chosen)
@@ -98,7 +98,7 @@ class _Continuation:
 class Handle:
     """A patched model. Use as a context manager, or call :meth:`remove`."""
 
-    def __init__(self, model: Any, family: Family, decoder: Any, sites: tuple[Site, ...], positions: str) -> None:
+    def __init__(self, model: Any, family: Family, decoder: Any, sites: tuple[Site, ...], positions: Positions) -> None:
         self.model, self.sites, self.positions = model, sites, positions
         self._family, self._decoder = family, decoder
         self._audio_token = family.audio_token_id(model.config)

@@ -69,9 +69,9 @@ def preset(name: str, depth: int) -> tuple[Site, ...]:
     return sites if layer else sites[:1]
 
 
-def resolve(sites: object, depth: int) -> tuple[tuple[Site, ...], str | None]:
+def resolve(sites: object, depth: int) -> tuple[tuple[Site, ...], Positions | None]:
     """Turn what ``patch`` was given into sites sorted by layer, and the positions its file asks for, if any."""
-    positions = None
+    positions: Positions | None = None
     if isinstance(sites, str) and sites in PRESETS:
         found = preset(sites, depth)
     elif isinstance(sites, (str, os.PathLike)):
@@ -92,7 +92,7 @@ def resolve(sites: object, depth: int) -> tuple[tuple[Site, ...], str | None]:
     return tuple(sorted(found, key=lambda site: site.layer)), positions
 
 
-def load(path: str | os.PathLike[str]) -> tuple[tuple[Site, ...], str | None]:
+def load(path: str | os.PathLike[str]) -> tuple[tuple[Site, ...], Positions | None]:
     """Read ``{"sites": [{"layer": 0, "threshold": 0.9, "window": 1}, ...], "positions": "keep"}``."""
     file = Path(path)
     if file.is_dir():

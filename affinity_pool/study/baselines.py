@@ -10,7 +10,7 @@ from ..results import PooledPadded
 
 
 def uniform_drop(kept: Tensor) -> Reduce:
-    """Keep ``kept[b]`` of the mergeable rows of sequence ``b`` at equal strides, drop the others (the paper's Uniform Drop).
+    """The paper's Uniform Drop: keep ``kept[b]`` of the mergeable rows of sequence ``b`` at equal strides.
 
     Args:
         kept: ``[B]`` int, mergeable rows to keep; a sequence with fewer keeps them all.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -145,7 +145,7 @@ def run(
     clips, pictures, cuts = [], [], []
     try:
         with patch(lslm.model, sites) as handle:
-            resolved, positions = handle.sites, cast(Positions, handle.positions)
+            resolved, positions = handle.sites, handle.positions
     except (OSError, ValueError) as error:
         raise InputError(str(error)) from error
     for utterance in progress(utterances):

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..provenance import provenance
 from .demo import Clip, Cost, Demo, site_name
-from .machine import machine, versions
 from .wer import marked
 
 STYLES = {"equal": "", "substitute": "bold red", "insert": "bold red", "delete": "red strike"}
@@ -33,8 +33,7 @@ def summary(demo: Demo) -> dict[str, Any]:
             "positions": demo.positions,
             "runs": demo.runs,
         },
-        "machine": machine(),
-        "versions": versions(),
+        "provenance": provenance(demo.device),
         "notes": list(demo.notes),
         "wer": None if errors is None else {"vanilla": errors[0].rate, "pooled": errors[1].rate},
         "word_errors": None if errors is None else {"vanilla": asdict(errors[0]), "pooled": asdict(errors[1])},

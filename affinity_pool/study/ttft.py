@@ -15,6 +15,8 @@ from statistics import median
 
 import torch
 
+FEWEST = 6  # pairs; the least that has a 95 % interval of a median
+
 
 @dataclass(frozen=True)
 class Ttft:
@@ -61,8 +63,8 @@ def interleave(vanilla: Callable[[], float], pooled: Callable[[], float], runs: 
 
     Each callable runs once and returns its seconds, so that what it does before and after its clock is its own affair.
     """
-    if runs < 1:
-        raise ValueError(f"runs must be 1 or more, got {runs}")
+    if runs < FEWEST:
+        raise ValueError(f"runs must be {FEWEST} or more, got {runs}: fewer give no 95 % interval of their median")
     pairs = []
     for index in range(warm_up + runs):
         if index % 2:
@@ -91,7 +93,8 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     """Interval of the median from order statistics: no assumption on the distribution, no random numbers.
 
     The true median lies between the k-th smallest and k-th largest of n values with probability
-    ``1 - 2 P(Binomial(n, 1/2) < k)``. Fewer than 6 values cannot reach 95 %: their whole range is returned.
+    ``1 - 2 P(Binomial(n, 1/2) < k)``, and the largest k that keeps to ``confidence`` is taken. Fewer than 6 values
+    cannot reach 95 %: refused.
     """
     ordered = sorted(values)
     n, k, missed = len(ordered), 0, 0.0
@@ -100,5 +103,6 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
         if missed > 1 - confidence:
             break
         k += 1
-    k = max(k, 1)
+    if k == 0:
+        raise ValueError(f"{n} values are too few for a {confidence:.0%} interval of their median")
     return ordered[k - 1], ordered[n - k]

@@ -1,6 +1,6 @@
 """Does a test fail when the code is wrong? Puts deliberate faults into a copy of the tree and runs tests/op on each.
 
-    python tests/mutations/run.py                 all of them, a quarter of an hour on an idle core
+    python tests/mutations/run.py                 all of them: some seconds each
     python tests/mutations/run.py eps-dropped ... some of them
     python tests/mutations/run.py --list
 
@@ -195,7 +195,11 @@ class Copy:
             os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         text = output.read_text()
-        failed = [line.split()[1] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        failed = [
+            line.split(" - ")[0].split(" ", 1)[1]
+            for line in text.splitlines()
+            if line.startswith(("FAILED ", "ERROR "))
+        ]
         return failed if failed or status == 0 else [f"ended with {status}: {text.strip()[-200:]}"]
 
 

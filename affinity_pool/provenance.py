@@ -6,14 +6,16 @@ import os
 import platform
 import subprocess
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import affinity_pool
+from .backends import backends
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("affinity_pool", "torch", "transformers", "triton", "numpy")
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
@@ -25,17 +27,23 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "load_average": load_average(),
         "scheduling": scheduling(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "versions": {
-            "affinity_pool": affinity_pool.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "backends": {
-            b.name: b.detail if b.available else f"not available: {b.detail}" for b in affinity_pool.backends()
-        },
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "backends": {b.name: b.detail if b.available else f"not available: {b.detail}" for b in backends()},
         "commit": git("rev-parse", "HEAD"),
         "uncommitted": changed_sources(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Version of Python and of each package, None where it is not installed. Nothing is imported."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def cpu() -> str:
