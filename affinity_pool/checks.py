@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -35,7 +34,7 @@ def check_rule(threshold: float, window: int) -> None:
     """Raise unless ``threshold`` is a number and ``window`` an int in 1..32."""
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
         raise TypeError(f"threshold must be a float (a cosine similarity), got {_kind(threshold)}")
-    if math.isnan(threshold):
+    if threshold != threshold:  # math.isnan would break a graph in which the threshold is symbolic
         raise ValueError("threshold must be a number, got NaN; use a threshold above 1 to merge nothing")
     if isinstance(window, bool) or not isinstance(window, int):
         raise TypeError(f"window must be an int in 1..{MAX_WINDOW} (tokens), got {_kind(window)}")
@@ -43,18 +42,18 @@ def check_rule(threshold: float, window: int) -> None:
         raise ValueError(f"window must be in 1..{MAX_WINDOW} (tokens), got {window}")
 
 
-def check_rows(x: Tensor, shape: str) -> None:
-    """Raise unless ``x`` is a dense float tensor of the given shape, such as ``[N, D]``."""
+def check_rows(x: Tensor, shape: str, name: str = "x") -> None:
+    """Raise unless ``x`` (to its caller, ``name``) is a dense float tensor of the given shape, such as ``[N, D]``."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor of shape {shape}, got {_kind(x)}")
+        raise TypeError(f"{name} must be a torch.Tensor of shape {shape}, got {_kind(x)}")
     if x.layout != torch.strided:
-        raise TypeError(f"x must be a dense tensor, got layout {x.layout}")
+        raise TypeError(f"{name} must be a dense tensor, got layout {x.layout}")
     if x.dtype not in DTYPES:
-        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+        raise TypeError(f"{name} must be float32, float16 or bfloat16, got {x.dtype}")
     if x.dim() != shape.count(",") + 1:
-        raise ValueError(f"x must have shape {shape}, got {list(x.shape)}")
+        raise ValueError(f"{name} must have shape {shape}, got {list(x.shape)}")
     if x.shape[-1] == 0:
-        raise ValueError(f"x must have at least one feature in its last dimension, got shape {list(x.shape)}")
+        raise ValueError(f"{name} must have at least one feature in its last dimension, got shape {list(x.shape)}")
 
 
 def check_mergeable(mergeable: Tensor | None, x: Tensor) -> None:

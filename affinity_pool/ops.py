@@ -94,15 +94,20 @@ def _save_groups(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     ctx.save_for_backward(segment_ids, counts)
 
 
+def _share(grad_values: Tensor, counts: Tensor) -> Tensor:
+    """A row's part of its group's gradient, divided in float32: 16-bit formats hold no count of 257, or of 65536."""
+    return (grad_values.float() / counts.unsqueeze(-1)).to(grad_values.dtype)
+
+
 def _pool_backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     segment_ids, counts = ctx.saved_tensors
-    share = grad_values / counts.to(grad_values.dtype).unsqueeze(-1)
+    share = _share(grad_values, counts)
     return share.index_select(0, segment_ids), None, None, None, None
 
 
 def _pool_padded_backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     segment_ids, counts = ctx.saved_tensors
-    share = grad_values / counts.clamp(min=1).to(grad_values.dtype).unsqueeze(-1)
+    share = _share(grad_values, counts.clamp(min=1))
     column = segment_ids.clamp(min=0).long().unsqueeze(-1).expand_as(share)
     grad_x = share.gather(1, column).masked_fill((segment_ids < 0).unsqueeze(-1), 0)
     return grad_x, None, None, None, None, None

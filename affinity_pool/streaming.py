@@ -39,7 +39,7 @@ class AffinityPooler:
         Raises:
             TypeError, ValueError: the chunk is not a float ``[n, D]`` like those before it. Nothing is lost by that.
         """
-        checks.check_rows(chunk, "[n, D]")
+        checks.check_rows(chunk, "[n, D]", name="chunk")
         if self._rows is not None and (chunk.shape[1], chunk.dtype, chunk.device) != (
             self._rows.shape[1],
             self._rows.dtype,

@@ -3,7 +3,8 @@
 // A wave is similarities in parallel over its blocks, a scan over its bytes, then means in parallel. A block is half a
 // megabyte and its means go to the thread that has just read it, so rows are fetched from memory once and a mean finds
 // them in the core's own cache (two passes over the whole input instead: 1.2x the time at 1500 float32 rows of 4096).
-// On one thread a wave is one block.
+// A wave has the rows of two blocks a thread, of one block if there is one thread; short sequences are blocks of their
+// own, and many go by in one wave.
 //
 // Groups are known before the number of groups is. Right-aligned results need that number first, so there the wave is
 // the whole call.
@@ -38,11 +39,11 @@ class Pooling {
   Pooling(const Kernels& kernels, MatchRule match, int window, const std::vector<Sequence>& sequences, Output output)
       : kernels_(kernels), match_(match), window_(window), sequences_(sequences), out_(output) {
     constexpr int64_t kBlockBytes = 512 << 10;
-    const int64_t block_rows = std::clamp<int64_t>(kBlockBytes / output.row_bytes, 32, 1024);
+    block_rows_ = std::clamp<int64_t>(kBlockBytes / output.row_bytes, 32, 1024);
     for (size_t b = 0; b < sequences.size(); ++b) {
       out_.lengths[b] = 0;
-      for (int64_t t = 0; t < sequences[b].length; t += block_rows) {
-        const int64_t end = std::min(t + block_rows, sequences[b].length);
+      for (int64_t t = 0; t < sequences[b].length; t += block_rows_) {
+        const int64_t end = std::min(t + block_rows_, sequences[b].length);
         blocks_.push_back({b, t, end, rows_});
         rows_ += end - t;
       }
@@ -52,10 +53,10 @@ class Pooling {
   // parallel_for(n, f) calls f(begin, end) on ranges that cover 0..n.
   template <class ParallelFor>
   void run(int64_t threads, ParallelFor parallel_for) {
-    const size_t blocks_per_thread = 2;
-    const size_t wave = out_.right_aligned ? blocks_.size() : threads == 1 ? 1 : threads * blocks_per_thread;
-    for (size_t first = 0; first < blocks_.size(); first += wave) {
-      const size_t count = std::min(wave, blocks_.size() - first);
+    const int64_t blocks_per_wave = threads == 1 ? 1 : 2 * threads;
+    const int64_t wave_rows = out_.right_aligned ? rows_ : blocks_per_wave * block_rows_;
+    for (size_t first = 0, count = 0; first < blocks_.size(); first += count) {
+      count = blocks_until(first, blocks_[first].match + wave_rows) - first;
       const Block* blocks = &blocks_[first];
       first_match_ = blocks[0].match;
       matches_.resize((first + count < blocks_.size() ? blocks[count].match : rows_) - first_match_);
@@ -81,6 +82,13 @@ class Pooling {
     size_t sequence;
     int64_t begin, end, row;
   };
+
+  // The end of a wave: the first block that reaches beyond this row of the call, but at least one.
+  size_t blocks_until(size_t first, int64_t row) const {
+    size_t end = first + 1;
+    while (end < blocks_.size() && blocks_[end].match + blocks_[end].end - blocks_[end].begin <= row) ++end;
+    return end;
+  }
 
   void find_matches(const Block& block) {
     kernels_.nearest_match(sequences_[block.sequence].rows, block.begin, block.end, match_, window_,
@@ -137,6 +145,7 @@ class Pooling {
   const std::vector<Sequence>& sequences_;
   const Output out_;
   std::vector<Block> blocks_;
+  int64_t block_rows_ = 0;
   int64_t rows_ = 0;
   // Of the wave:
   int64_t first_match_ = 0;

@@ -113,7 +113,7 @@ def choose(bench: Bench, checkpoint: Path, sets: Sequence[str], say: Callable[[s
 
     def best(trials: list[tuple[Site, Answers]], layer: int | None, low: float, high: float) -> Site:
         fitting = [
-            (answers.error, -site.layer, site)
+            (answers.error, site.layer, site)
             for site, answers in trials
             if low <= answers.retention()[site.layer if layer is None else layer] <= high
         ]
