@@ -62,13 +62,11 @@ def headline_table(records: Sequence[Record]) -> str:
     pairs = {key(r): r for r in records if r not in crowd}
     rows = []
     for r in crowd:
-        row = [str(r["case"]["threads"]), *shape(r)]
-        for cache in ("warm", "cold"):
-            pair = pairs.get(key(r, cache=cache))
-            row += [time(pair, "clone"), time(pair, "ours"), against(pair, "ours")] if pair else [""] * 3
-        rows.append([*row, against(r, "ours"), time(r, "ours"), *(time(r, name) + factor(r, name) for name in others)])
-    titles = ["threads", "T", "dtype", "x in cache: clone", "ours", "/ clone", "x in memory: clone", "ours", "/ clone"]
-    return markdown([*titles, "nothing in cache: / clone", "ours", *others], rows)
+        warm, cold = (pairs.get(key(r, cache=cache)) for cache in ("warm", "cold"))
+        ours = [time(r, "ours"), *(against(x, "ours") if x else "" for x in (warm, cold)), against(r, "ours")]
+        rows.append([str(r["case"]["threads"]), *shape(r), *ours, *(factor(r, name, "{:.0f}x") for name in others)])
+    titles = ["threads", "T", "dtype", "ours", "/ clone, x in cache", "x in memory", "nothing in cache"]
+    return markdown([*titles, *(f"{name} / ours" for name in others)], rows)
 
 
 def sweep_table(records: Sequence[Record]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import torch
+from affinity_pool.provenance import provenance
 from transformers import AutoProcessor, ProcessorMixin, Qwen2AudioForConditionalGeneration
 
 from utterances import SETS, WordCache, task_group
@@ -105,7 +106,7 @@ def main() -> None:
             results.append(result)
             print("{set:20} {task:10} {error:.4f}  [{low:.4f}, {high:.4f}]".format(**result), flush=True)
     if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.out.write_text(json.dumps({"provenance": provenance(), "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
