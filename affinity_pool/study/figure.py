@@ -127,7 +127,7 @@ def save(picture: Picture, folder: Path, name: str) -> dict[str, Path]:
     paths = {}
     for kind, palette in PALETTES.items():
         paths[kind] = folder / (f"{name}.png" if kind == "light" else f"{name}-{kind}.png")
-        draw(picture, palette).savefig(paths[kind], dpi=160)
+        draw(picture, palette).savefig(paths[kind], dpi=160, bbox_inches="tight", pad_inches=0.15)
     return paths
 
 
