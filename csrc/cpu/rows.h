@@ -183,9 +183,12 @@ struct NearestMatch {
   float* norm_of_step() { return norms + kMaxWindow; }
 
   void norms_before(int64_t begin) {
-    for (int64_t t = begin < window ? 0 : begin - window; t < begin; ++t) {
-      const Reads<F, 1, 1> reads{{}, {row(t)}, nullptr, 0};
-      dots<F, 1, 1, true>(reads, rows.dim, reinterpret_cast<float (*)[1]>(norm_of_step() + (t - begin)));
+    for (int64_t t = begin < window ? 0 : begin - window; t < begin; t += R) {
+      Reads<F, R, 1> reads{{}, {}, nullptr, 0};
+      for (int r = 0; r < R; ++r) reads.lagged[r] = row(t + r < begin ? t + r : begin - 1);
+      float sums[R][1];
+      dots<F, R, 1, true>(reads, rows.dim, sums);
+      for (int r = 0; r < R && t + r < begin; ++r) norm_of_step()[t + r - begin] = sums[r][0];
     }
   }
 
@@ -242,7 +245,8 @@ void nearest_match(const Rows& rows, int64_t begin, int64_t end, MatchRule match
 template <class F>
 void mean(const Rows& rows, int64_t begin, int64_t end, void* out) {
   using Element = typename F::Element;
-  constexpr int kWide = 4;  // chunks summed side by side, to hide the latency of an addition
+  constexpr int kWide = 4;    // chunks summed side by side, to hide the latency of an addition
+  constexpr int kAhead = 16;  // turns of the loop between asking for a line and writing it: 8 % of a float32 call
   const Element* x = static_cast<const Element*>(rows.data);
   Element* o = static_cast<Element*>(out);
   if (end - begin == 1) {
@@ -254,7 +258,7 @@ void mean(const Rows& rows, int64_t begin, int64_t end, void* out) {
   for (; d + kWide * kChunk<F> <= rows.dim; d += kWide * kChunk<F>) {
     Vec sum[kWide][F::kParts] = {};
 #pragma GCC unroll 4
-    for (int i = 0; i < kWide; ++i) __builtin_prefetch(o + d + (2 * kWide + i) * kChunk<F>, 1);
+    for (int i = 0; i < kWide; ++i) __builtin_prefetch(o + d + (kAhead * kWide + i) * kChunk<F>, 1);
     for (int64_t t = begin; t < end; ++t)
 #pragma GCC unroll 4
       for (int i = 0; i < kWide; ++i)
