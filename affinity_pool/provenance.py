@@ -85,7 +85,7 @@ def scheduling() -> str | None:
 
 def changed_sources() -> list[str] | None:
     """Files that decide the result and differ from the commit; None outside a checkout."""
-    status = git("status", "--porcelain", "--", "csrc", ":(glob)affinity_pool/*.py", "affinity_pool/bench", "setup.py")
+    status = git("status", "--porcelain", "--", "csrc", "affinity_pool", ":(glob)examples/**/*.py", "setup.py")
     return None if status is None else sorted(line[2:].strip() for line in status.splitlines())
 
 

@@ -1,8 +1,8 @@
 """What the demo and the experiments are made of. Needs the extra ``affinity_pool[study]``.
 
 ``audio`` and ``manifest`` read recordings, ``lslm`` loads a model and asks it, ``wer``, ``flops`` and ``ttft`` measure,
-``groups`` follows tokens through the sites, ``machine`` says what it all ran on, ``figure``, ``page`` and ``report``
-show; ``demo`` puts them together.
+``groups`` follows tokens through the sites, ``baselines`` are what Affinity Pooling has to beat, ``figure``, ``page``
+and ``report`` show; ``demo`` puts them together.
 """
 
 

@@ -33,8 +33,9 @@ def write(demo: Demo, folder: Path) -> list[Path]:
 def html(demo: Demo, facts: dict[str, Any], pictures: dict[str, Path]) -> str:
     """The page; ``facts`` are those of :func:`affinity_pool.study.report.summary`."""
     rules = "; ".join(f"{site_name(s)}: cosine ≥ {s.threshold:g}, window {s.window}" for s in demo.sites)
-    machine = {name: facts["provenance"][name] for name in ("device", "cores", "threads", "system", "commit")}
-    ran_on = {**facts["config"], **machine, **facts["provenance"]["versions"], "created": facts["created"]}
+    about = facts["provenance"]
+    machine = {name: about[name] for name in ("cores", "threads", "system", "commit", "date")}
+    ran_on = {**facts["config"], "processor": about["device"], **machine, **about["versions"]}
     ran_on["sites"] = rules
     return PAGE.substitute(
         model=escape(Path(demo.model).name if Path(demo.model).exists() else demo.model),

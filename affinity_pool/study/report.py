@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import datetime, timezone
 from statistics import median
 from typing import Any
 
@@ -24,7 +23,6 @@ def summary(demo: Demo) -> dict[str, Any]:
     errors = demo.errors
     return {
         "command": "demo",
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": {
             "model": demo.model,
             "device": demo.device,

@@ -19,6 +19,20 @@ INPUT = Site(0, threshold=0.7, window=1)
 DEEP = Site(2, threshold=0.6, window=3)
 DUAL = [INPUT, DEEP]
 
+DECODER = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "pad_token_id": PAD,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+}
+
 
 @functools.cache
 @torch.inference_mode(False)
@@ -34,20 +48,7 @@ def speech_model(attention: str = "sdpa", dtype: torch.dtype = torch.float32) ->
             "num_mel_bins": 8,
             "max_source_positions": MEL_FRAMES // 2,
         },
-        text_config={
-            "model_type": "qwen2",
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "vocab_size": VOCABULARY,
-            "max_position_embeddings": 512,
-            "initializer_range": 0.2,
-            "pad_token_id": PAD,
-            "bos_token_id": 2,
-            "eos_token_id": 1,
-        },
+        text_config={"model_type": "qwen2", **DECODER},
         audio_token_index=AUDIO,
         audio_token_id=AUDIO,
     )

@@ -8,23 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from random_speech import AUDIO, LAYERS, MEL_FRAMES, PAD, VOCABULARY, batch, prompt, tokens
+from random_speech import AUDIO, DECODER, MEL_FRAMES, PAD, batch, prompt, tokens
 
 from affinity_pool.models import FAMILIES, Family, Site, patch
 
-DECODER = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "pad_token_id": PAD,
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-}
 ENCODER = {"num_mel_bins": 8, "max_source_positions": MEL_FRAMES // 2}
 
 
