@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import reference
-from .backends import Backend, backends
+from .backends import Backend, backends, use
 from .pooling import pool, pool_padded
 from .results import Pooled, PooledPadded
 from .streaming import AffinityPooler
@@ -30,6 +30,7 @@ __all__ = [
     "pool",
     "pool_padded",
     "reference",
+    "use",
 ]
 
 _FROM_MODELS = ("Site", "patch")

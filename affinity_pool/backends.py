@@ -1,14 +1,22 @@
-"""Which implementations of the op exist here, and in words why one does not."""
+"""Which implementations of the op exist here, in words why one does not, and which of them runs.
+
+The compiled library registers its kernels with the dispatcher when it loads, for the CPU and, if it was built with
+nvcc, for CUDA. Python registers what stands in for them: the Triton kernels on CUDA, the reference anywhere.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from . import ops  # noqa: F401  (the schema must stand before the compiled library adds to it)
+from . import ops, triton_kernels
 
 
 @dataclass(frozen=True)
@@ -42,18 +50,115 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         return None, f"built, but does not load: {error}"
-    library.affinity_pool_cpu_instruction_set.restype = ctypes.c_char_p
     return library, ""
 
 
 _library, _why_not = _load()
 
 
+def _text(function: str) -> str:
+    """What a function of the library says, or nothing if it has no such function."""
+    if not hasattr(_library, function):
+        return ""
+    call = getattr(_library, function)
+    call.restype = ctypes.c_char_p
+    return call().decode()
+
+
+_architectures = _text("affinity_pool_cuda_architectures")
+
+
 def backends() -> list[Backend]:
     """Every implementation of the op, fastest first: available or not, for which devices, and what or why."""
-    instruction_set = _library.affinity_pool_cpu_instruction_set().decode() if _library else ""
-    cpu_detail = f"C++ kernels, using {instruction_set}" if _library else _why_not
+    no_triton = triton_kernels.missing()
     return [
-        Backend("cpu", _library is not None, "cpu", cpu_detail),
+        Backend("cuda", *_cuda()),
+        Backend("triton", no_triton is None, "cuda", no_triton or "Triton kernels, for NVIDIA and AMD"),
+        Backend("cpu", _library is not None, "cpu", _why_not or f"C++ kernels, using {_instruction_set()}"),
         Backend("reference", True, "any", "the paper's loop in torch; serves every device without a kernel of its own"),
     ]
+
+
+def _cuda() -> tuple[bool, str, str]:
+    if _library is None:
+        return False, "cuda", _why_not
+    if not _architectures:
+        return False, "cuda", "not built: the install found no nvcc; reinstall with nvcc on the PATH or CUDA_HOME set"
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return False, "cuda", f"built for {_architectures}, but torch sees no NVIDIA GPU here"
+    return True, "cuda", f"CUDA kernel, built for {_architectures}"
+
+
+def _instruction_set() -> str:
+    return _text("affinity_pool_cpu_instruction_set")
+
+
+def _triton_or_reference(op: str) -> Callable[..., Any]:
+    """Decides when it is called: to ask for a GPU on import would bind every process to one."""
+
+    def serve(*arguments: Any) -> Any:
+        package = triton_kernels if triton_kernels.missing() is None else ops.reference_implementations
+        return getattr(package, op)(*arguments)
+
+    return serve
+
+
+_current = ""
+_replacements: torch.library.Library | None = None
+
+
+def _replace(name: str) -> None:
+    """Put before the compiled implementations those that this choice asks for, and take away the last choice's."""
+    global _current, _replacements
+    if _replacements is not None:
+        _replacements._destroy()  # what it covered is back
+        _replacements = None
+    implementations: dict[str, Callable[[str], Callable[..., Any]]] = {}
+    if name == "reference":
+        implementations = dict.fromkeys(("CPU", "CUDA"), lambda op: getattr(ops.reference_implementations, op))
+    elif name == "triton":
+        implementations = {"CUDA": lambda op: getattr(triton_kernels, op)}
+    elif not _architectures:
+        implementations = {"CUDA": _triton_or_reference}
+    if implementations:
+        _replacements = torch.library.Library("affinity_pool", "IMPL")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
+        for key, implementation in implementations.items():
+            for op in ("pool", "pool_padded"):
+                _replacements.impl(op, implementation(op), key)  # type: ignore[union-attr]
+    _current = name
+
+
+_replace("auto")
+
+
+def use(name: str) -> AbstractContextManager[None]:
+    """Choose the implementation behind the ops, in this process, on the devices that it serves.
+
+    Args:
+        name: one of :func:`backends`, or ``"auto"``, the default: on each device the first that is available.
+
+    Returns:
+        A context manager that restores, on exit, what was used before. The choice is made by the call itself, so
+        ``use("triton")`` alone will do.
+
+    Raises:
+        ValueError: there is no such backend, or it is not available here; the message says why.
+    """
+    entry = next((b for b in backends() if b.name == name), None)
+    if name != "auto" and entry is None:
+        raise ValueError(f"name must be auto, {', '.join(b.name for b in backends())}; got {name!r}")
+    if entry is not None and not entry.available:
+        raise ValueError(f"{name} is not available: {entry.detail}")
+    before = _current
+    _replace(name)
+
+    @contextmanager
+    def restore() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            _replace(before)
+
+    return restore()

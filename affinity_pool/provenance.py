@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -32,6 +33,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "backends": {b.name: b.detail if b.available else f"not available: {b.detail}" for b in backends()},
         "commit": git("rev-parse", "HEAD"),
         "uncommitted": changed_sources(),
+        "sources": sources(),
     }
 
 
@@ -64,6 +66,7 @@ def cpu() -> str:
 
 
 def cuda_device() -> str:
+    """Name, driver and memory clock of the current GPU."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.max.mem", "--format=csv,noheader"]
     smi = output(query)
     return smi.splitlines()[torch.cuda.current_device()] if smi else torch.cuda.get_device_name()
@@ -87,6 +90,15 @@ def changed_sources() -> list[str] | None:
     """Files that decide the result and differ from the commit; None outside a checkout."""
     status = git("status", "--porcelain", "--", "csrc", "affinity_pool", ":(glob)examples/**/*.py", "setup.py")
     return None if status is None else sorted(line[2:].strip() for line in status.splitlines())
+
+
+def sources() -> str:
+    """SHA-256 over what the package is built from: says which code ran where there is no commit, as in a plain copy."""
+    digest = hashlib.sha256()
+    files = [*REPOSITORY.glob("csrc/**/*"), *REPOSITORY.glob("affinity_pool/**/*.py"), REPOSITORY / "setup.py"]
+    for path in sorted(file for file in files if file.is_file()):
+        digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def git(*arguments: str) -> str | None:

@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import affinity_pool
 from affinity_pool.bench.cases import Case, check_output, make_data
 from affinity_pool.bench.contenders import CONTENDERS
+from affinity_pool.bench.sweep import ON_CPU
 from affinity_pool.bench.timing import keep_freed_memory
 
 CASES = [Case(750, dtype=dtype) for dtype in ("float32", "bfloat16", "float16")]
@@ -29,7 +30,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", ON_CPU)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def bench_pool(benchmark: BenchmarkFixture, case: Case, name: str) -> None:
     data = make_data(case)

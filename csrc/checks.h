@@ -1,17 +1,12 @@
 // What the ops refuse below Python, shared by the devices; affinity_pool/checks.py says the same to Python callers.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <optional>
-
 #include "algebra.h"
+#include "tensors.h"
 
 namespace affinity_pool {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline void check_rows(const Tensor& x, int64_t dims, const char* shape) {
   const ScalarType dtype = x.scalar_type();
@@ -19,6 +14,11 @@ inline void check_rows(const Tensor& x, int64_t dims, const char* shape) {
                   "x must be float32, float16 or bfloat16");
   STD_TORCH_CHECK(x.dim() == dims, "x must have shape ", shape, ", got ", x.dim(), " dimensions");
   STD_TORCH_CHECK(x.size(dims - 1) > 0, "x must have at least one feature in its last dimension");
+}
+
+inline void check_sizes(int64_t rows, int64_t dim) {
+  STD_TORCH_CHECK(rows <= INT32_MAX, "x must have at most 2^31 - 1 rows, got ", rows);
+  STD_TORCH_CHECK(dim <= INT32_MAX, "x must have at most 2^31 - 1 features, got ", dim);
 }
 
 inline void check_rule(double threshold, int64_t window) {

@@ -1,7 +1,9 @@
 """What is timed: the op, and the ways to do its work without it, as well as torch alone can.
 
 A contender is built for a case and then takes ``x [N, D]`` to the group means ``[M, D]``; ``clone`` to a copy of ``x``.
-The op also returns segment ids, counts and bounds; the others are not asked for them.
+The op also returns segment ids, counts and bounds; the others are not asked for them. ``triton`` is this project's own
+second GPU backend. On a GPU the kernel's cost is that of the padded op (:data:`PADDED`): a result ``[M, D]`` needs a
+round trip to the host.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import affinity_pool
+from affinity_pool.results import PooledPadded
 
 Pool = Callable[[Tensor], Tensor]
+PoolPadded = Callable[[Tensor], PooledPadded]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Rule:
     threshold: float
     window: int
     cu_seqlens: Tensor | None = None
+
+    def batch(self, x: Tensor) -> Tensor:
+        """``x [N, D]`` as ``[B, T, D]``: the sequences of a case are equally long."""
+        sequences = 1 if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
+        return x.view(sequences, -1, x.shape[1])
 
     def positions(self, x: Tensor) -> Tensor:
         """``[N]``: how many rows of its own sequence lie before each row."""
@@ -36,6 +45,25 @@ class Rule:
 
 def ours(rule: Rule) -> Pool:
     return lambda x: affinity_pool.pool(x, rule.cu_seqlens, threshold=rule.threshold, window=rule.window).values
+
+
+def ours_padded(rule: Rule) -> PoolPadded:
+    return lambda x: affinity_pool.pool_padded(rule.batch(x), threshold=rule.threshold, window=rule.window)
+
+
+def triton(rule: Rule) -> Pool:
+    from affinity_pool import triton_kernels
+
+    return lambda x: triton_kernels.pool(x, rule.cu_seqlens, None, rule.threshold, rule.window)[0]
+
+
+def triton_padded(rule: Rule) -> PoolPadded:
+    from affinity_pool import triton_kernels
+
+    def pool(x: Tensor) -> PooledPadded:
+        return PooledPadded(*triton_kernels.pool_padded(rule.batch(x), None, None, rule.threshold, rule.window))
+
+    return pool
 
 
 def clone(rule: Rule) -> Pool:
@@ -141,7 +169,10 @@ def compiled(rule: Rule) -> Pool:
 CONTENDERS: dict[str, Callable[[Rule], Pool]] = {
     "clone": clone,
     "ours": ours,
+    "triton": triton,
     "torch.compile": compiled,
     "vectorised": vectorised,
     "paper's loop": paper_loop,
 }
+
+PADDED: dict[str, Callable[[Rule], PoolPadded]] = {"ours": ours_padded, "triton": triton_padded}

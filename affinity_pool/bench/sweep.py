@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,14 @@ import torch
 import affinity_pool
 
 from ..provenance import load_average, provenance
-from .cases import DTYPES, THRESHOLD, Case, WrongOutputError, check_output, make_data
+from . import gpu
+from .cases import DTYPES, THRESHOLD, Case, WrongOutputError
 from .contenders import CONTENDERS
-from .timing import Call, Samples, interleave, keep_freed_memory
+from .measure import Options, Record, describe, measure_all
+from .timing import Call, interleave, keep_freed_memory
 
-COLD_BYTES = 512 << 20  # of inputs that go round, so that none is left in any cache
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a suite is run; nothing in ``threads`` or ``contenders`` means the suite's own."""
-
-    device: str = "cpu"
-    threads: tuple[int, ...] = ()
-    rounds: int = 200
-    seconds: float = 1.0
-    contenders: tuple[str, ...] = ()
-    echo: Callable[[str], None] = print
+ON_CPU = tuple(name for name in CONTENDERS if name != "triton")
 
 
 def run(
@@ -58,7 +46,7 @@ def run(
     Args:
         suite: one of ``SUITES``.
         threads: keep the cases with these numbers of threads. None named: all cases of the suite.
-        out: the file to write.
+        out: the file to write; what there is after each case is beside it until then, as ``NAME.partial.json``.
         rounds: turns of every contender; slow ones take part in fewer.
         seconds: about how long one contender may take in one case.
         contenders: keep these of ``CONTENDERS``. None named: all of the suite.
@@ -67,7 +55,7 @@ def run(
 
     Raises:
         ValueError: a suite or contender has no such name.
-        WrongOutputError: a contender's output differs from the reference's; nothing is written.
+        WrongOutputError: a contender's output differs from the reference's; no file is left.
     """
     if suite not in SUITES:
         raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {suite!r}")
@@ -78,58 +66,25 @@ def run(
     before = torch.get_num_threads()
     results: Record = {"suite": suite, "provenance": provenance(device)}
     results["method"] = {"rounds": rounds, "seconds": seconds, "freed_memory_kept": keep_freed_memory()}
+    results["results"] = []
+    partial = None if out is None else out.with_suffix(".partial.json")
     try:
-        results["results"] = list(SUITES[suite](options))
+        for record in SUITES[suite](options):
+            results["results"].append(record)
+            if partial is not None:
+                partial.parent.mkdir(parents=True, exist_ok=True)
+                partial.write_text(json.dumps(results, indent=1) + "\n")
+    except WrongOutputError:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise
     finally:
         torch.set_num_threads(before)
     results["provenance"]["load_average_after"] = load_average()
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=1) + "\n")
+    if out is not None and partial is not None:
+        partial.write_text(json.dumps(results, indent=1) + "\n")
+        partial.rename(out)
     return results
-
-
-def measure(case: Case, names: Sequence[str], options: Options) -> Record:
-    """Build and check the contenders of a case, then time them: its record in the results file."""
-    torch.set_num_threads(case.threads)
-    data = make_data(case, options.device)
-    pools = {name: CONTENDERS[name](data.rule) for name in names}
-    for name, pool in pools.items():
-        check_output(name, pool, data)
-    inputs = [data.x]
-    if case.cache == "cold":
-        copies = -(-COLD_BYTES // (data.x.numel() * data.x.element_size()))
-        inputs += [data.x.clone() for _ in range(copies - 1)]
-    calls = {name: Call(pool) for name, pool in pools.items()}
-    samples = interleave(calls, inputs, rounds=options.rounds, seconds=options.seconds)
-    entries = {name: describe(taken, samples.get("clone"), data.bytes_moved(name)) for name, taken in samples.items()}
-    if "clone" in entries:
-        for entry in entries.values():
-            entry["percent_of_copy"] = round(100 * entry["gb_per_s"] / entries["clone"]["gb_per_s"], 1)
-    options.echo(f"{case}: " + ", ".join(f"{name} {entry['us']['p50']:.0f} us" for name, entry in entries.items()))
-    return {"case": asdict(case), "retention_measured": round(data.retention, 4), "contenders": entries}
-
-
-def describe(taken: Samples, copy: Samples | None, moved: int | None = None) -> Record:
-    entry: Record = {
-        "us": taken.per_call(),
-        "samples": len(taken.seconds),
-        "calls_per_sample": taken.calls_per_sample,
-        "page_faults_per_call": taken.page_faults_per_call(),
-    }
-    if copy is not None:
-        entry["against_clone"] = taken.against(copy)
-    if moved is not None:
-        entry["bytes_moved"] = moved
-        entry["gb_per_s"] = round(moved / entry["us"]["p50"] / 1e3, 3)
-    return entry
-
-
-def measure_all(plan: Iterable[tuple[Case, Sequence[str]]], options: Options) -> Iterable[Record]:
-    for case, names in plan:
-        if options.threads and case.threads not in options.threads:
-            continue
-        yield measure(case, [n for n in names if not options.contenders or n in options.contenders], options)
 
 
 def target(options: Options) -> Iterable[Record]:
@@ -150,7 +105,7 @@ def headline(options: Options) -> Iterable[Record]:
             for dtype in DTYPES:
                 warm = Case(tokens, dtype=dtype, threads=threads)
                 cold = replace(warm, cache="cold")
-                plan += [(warm, ("clone", "ours")), (cold, ("clone", "ours")), (cold, tuple(CONTENDERS))]
+                plan += [(warm, ("clone", "ours")), (cold, ("clone", "ours")), (cold, ON_CPU)]
     return measure_all(plan, options)
 
 
@@ -223,4 +178,6 @@ SUITES: dict[str, Callable[[Options], Iterable[Record]]] = {
     "sweep": sweep,
     "overhead": overhead,
     "instruction-sets": instruction_sets,
+    "gpu": gpu.headline,
+    "gpu-sweep": gpu.sweep,
 }

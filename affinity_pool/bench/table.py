@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import gpu
 from .sweep import SWEEP_BASE, SWEEPS
 
 Record = dict[str, Any]
 BLOCK = re.compile(r"(<!-- bench:(?P<path>\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 RESULTS = Path("benchmarks/results")
+ON_CPU = ("target", "headline", "sweep", "overhead")  # an instruction set is part of the story
 
 
 def render(results: Record, source: str | None = None) -> str:
@@ -38,13 +40,13 @@ def refresh(text: str, root: Path) -> str:
 
 def origin(results: Record, source: str | None) -> str:
     p = results["provenance"]
-    commit = (p["commit"] or "no commit")[:10] + (" and changes" if p["uncommitted"] else "")
+    commit = f"commit {p['commit'][:10]}" if p["commit"] else f"sources {p['sources']}"
     facts = [
         p["device"],
         f"{p['cores']} cores",
-        *([] if results["suite"] == "instruction-sets" else [p["backends"]["cpu"]]),
+        *([p["backends"]["cpu"]] if results["suite"] in ON_CPU else []),
         f"torch {p['versions']['torch']}",
-        f"commit {commit}",
+        commit + (" and changes" if p["uncommitted"] else ""),
         p["date"][:10],
         f"medians of up to {results['method']['rounds']} interleaved rounds",
     ]
@@ -103,12 +105,83 @@ def instruction_set_table(records: Sequence[Record]) -> str:
     return markdown(["T", "dtype", *(f"{name}: ours, / clone" for name in sets)], rows)
 
 
+def gpu_table(records: Sequence[Record]) -> str:
+    """The kernel against a copy, in cache and not; what a caller waits for, against what torch can do."""
+    others = ("torch.compile", "vectorised", "paper's loop")
+    warm = {key(r): r for r in records if r["case"]["cache"] == "warm"}
+    rows = []
+    for r in records:
+        if r["case"]["cache"] == "warm":
+            continue
+        pair = warm.get(key(r, cache="warm"))
+        in_cache = [form_time(pair, "ours"), form_against(pair, "ours")] if pair else ["", ""]
+        kernel = [form_time(r, "clone"), form_time(r, "ours"), form_against(r, "ours"), percent_of_copy(r, "ours")]
+        whole = [form_time(r, "ours", "eager"), form_time(r, "ours", "whole")]
+        rest = [form_factor(r, "triton", "graph", "{:.1f}x"), *(form_factor(r, n, "whole", "{:.0f}x") for n in others)]
+        rows.append([*shape(r), *kernel, *in_cache, *whole, *rest])
+    titles = ["T", "dtype", "clone", "ours", "/ clone", "% of copy", "x in cache: ours", "/ clone", "eager", "`pool`"]
+    return markdown([*titles, *(f"{name} / ours" for name in ("triton", *others))], rows)
+
+
+def gpu_sweep_table(records: Sequence[Record]) -> str:
+    by_case = {key(r): r for r in records}
+    rows = []
+
+    def row(what: str, value: str, cases: Sequence[Record]) -> None:
+        found = [by_case.get(tuple(case.items())) for case in cases]
+        cells = [
+            [form_time(r, "ours"), form_against(r, "ours"), percent_of_copy(r, "ours"), form_factor(r, "triton")]
+            if r
+            else [""] * 4
+            for r in found
+        ]
+        if any(found):
+            rows.append([what, value, *(cell for some in cells for cell in some)])
+
+    for parameter, values in gpu.SWEEPS.items():
+        for value in values:
+            case = {**vars(gpu.BASE), parameter: value}
+            row(parameter, str(value), [{**case, "dtype": dtype} for dtype in ("bfloat16", "float32")])
+    for corner in gpu.CORNERS:
+        row("corner", f"[{corner.tokens}, {corner.dim}] {corner.dtype}", [vars(corner)])
+    titles = [
+        f"{dtype}: {what}"
+        for dtype in ("bfloat16", "float32")
+        for what in ("ours", "/ clone", "% of copy", "triton / ours")
+    ]
+    return markdown(["", "", *titles], [[*r, *[""] * (len(titles) + 2 - len(r))] for r in rows])
+
+
+def ttft_table(records: Sequence[Record]) -> str:
+    rows = []
+    for r in records:
+        low, high = r["ratio_ci95"]
+        memory = r["dynamic_bytes"]
+        rows.append(
+            [
+                f"{r['seconds']:g} s",
+                str(r["batch"]),
+                " → ".join(str(n) for n in r["tokens"]),
+                *(f"{1e3 * r[which]['p50']:.1f} ms" for which in ("vanilla_seconds", "pooled_seconds")),
+                f"**{r['ratio']:.3f}** [{low:.3f}, {high:.3f}]",
+                f"{1e3 * r['pooling_seconds']:.2f} ms",
+                " → ".join(f"{n / 2**20:.0f} MB" for n in r["kv_bytes"]),
+                f"{memory[0] / memory[1]:.2f}x" if memory else "",
+            ]
+        )
+    titles = ["audio", "batch", "tokens", "TTFT", "pooled", "vanilla / pooled", "both pool calls", "KV cache"]
+    return markdown([*titles, "peak memory beside the weights, saved"], rows)
+
+
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "target": target_table,
     "headline": headline_table,
     "sweep": sweep_table,
     "overhead": overhead_table,
     "instruction-sets": instruction_set_table,
+    "gpu": gpu_table,
+    "gpu-sweep": gpu_sweep_table,
+    "ttft": ttft_table,
 }
 
 
@@ -128,9 +201,10 @@ def ours_and_clone(record: Record) -> list[str]:
 
 def time(record: Record, name: str) -> str:
     entry = record["contenders"].get(name)
-    if entry is None:
-        return ""
-    us = entry["us"]["p50"]
+    return spoken(entry["us"]["p50"]) if entry else ""
+
+
+def spoken(us: float) -> str:
     return f"{us / 1e3:.3g} ms" if us >= 100 else f"{us:.3g} us"
 
 
@@ -145,6 +219,34 @@ def factor(record: Record, name: str, form: str = ", {:.0f}x") -> str:
     if name not in entries or "ours" not in entries:
         return ""
     return form.format(entries[name]["us"]["p50"] / entries["ours"]["us"]["p50"])
+
+
+def form(record: Record, name: str, way: str) -> Record | None:
+    """What a contender of a GPU suite took, one way of timing it."""
+    entry: Record | None = record["contenders"].get(name, {}).get(way)
+    return entry
+
+
+def form_time(record: Record, name: str, way: str = "graph") -> str:
+    entry = form(record, name, way)
+    return spoken(entry["us"]["p50"]) if entry else ""
+
+
+def form_against(record: Record, name: str, way: str = "graph") -> str:
+    entry = form(record, name, way)
+    return f"**{entry['against_clone']['p50']:.2f}**" if entry and "against_clone" in entry else ""
+
+
+def percent_of_copy(record: Record, name: str, way: str = "graph") -> str:
+    entry = form(record, name, way)
+    return f"{entry['percent_of_copy']:.0f} %" if entry and "percent_of_copy" in entry else ""
+
+
+def form_factor(record: Record, name: str, way: str = "graph", shown: str = "{:.1f}") -> str:
+    if name in record.get("failed", {}):
+        return "failed"
+    entry, ours = form(record, name, way), form(record, "ours", way)
+    return shown.format(entry["us"]["p50"] / ours["us"]["p50"]) if entry and ours else ""
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

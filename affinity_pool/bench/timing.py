@@ -2,6 +2,10 @@
 
 Calls take turns in rounds, in random order, so that whatever disturbs one disturbs the others. A ratio is taken within
 each round and then its median over rounds; percentiles 20, 50 and 80 tell what the noise was.
+
+On CUDA the device's events bracket many calls in a row. An eager call of a few microseconds then costs what the host
+takes to launch it; replayed from a graph (see :func:`captured`) it costs what the kernel takes. A call that waits for
+the device itself is timed by the host's clock, alone.
 """
 
 from __future__ import annotations
@@ -12,25 +16,33 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import cycle
-from typing import Any
+from itertools import cycle, islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 MIN_SAMPLE = 200e-6  # seconds of calls under one reading of the clock
+MIN_CUDA_SAMPLE = 2e-3  # the first launch into an idle device takes 10 us or so: half a percent of this
+SPIN_UP = 0.1  # seconds of calls before anything counts: an idle GPU raises its clocks when work comes
 MIN_SAMPLES = 5
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One thing to time: what it does to an input, and whether autograd watches."""
+    """One thing to time: what it does to an input, whether autograd watches, and by which clock."""
 
     function: Callable[[Tensor], Any]
     grad: bool = False
+    calls: int = 1
+    """How many calls one execution of ``function`` makes: a graph holds many."""
+    waits: bool = False
+    """It waits for the device: on CUDA, too, it is timed by the host's clock, from an idle device to an idle device."""
 
 
 @dataclass
@@ -57,8 +69,8 @@ class Samples:
 
 
 def interleave(
-    calls: dict[str, Call], inputs: list[Tensor], *, rounds: int, seconds: float, seed: int = 0
-) -> dict[str, Samples]:
+    calls: dict[Key, Call], inputs: list[Tensor], *, rounds: int, seconds: float, seed: int = 0
+) -> dict[Key, Samples]:
     """Time ``calls`` in turns.
 
     With one input every call finds it where the call before left it (each sample follows an untimed call of its own);
@@ -66,14 +78,22 @@ def interleave(
     need more than about ``seconds`` for all ``rounds`` takes part in fewer, evenly spread.
     """
     rng = random.Random(seed)
-    clock = Clock(inputs[0].device)
+    cuda = inputs[0].device.type == "cuda"
+    clocks = {name: Clock(cuda, events=cuda and not call.waits) for name, call in calls.items()}
     source = cycle(inputs)
-    samples: dict[str, Samples] = {}
-    every: dict[str, int] = {}
+    samples: dict[Key, Samples] = {}
+    every: dict[Key, int] = {}
+    if cuda:
+        _spin_up(calls, source, clocks)
     for name, call in calls.items():
-        estimate = min(_sample(call, source, clock, 1) for _ in range(3))
-        repeats = max(1, math.ceil(MIN_SAMPLE / estimate)) if len(inputs) == 1 else 1
-        samples[name] = Samples(repeats)
+        trial = max(1, 10 // call.calls) if clocks[name].events else 1  # one eager call alone is mostly launch
+        estimate = min(_sample(call, source, clocks[name], trial) for _ in range(3)) * call.calls
+        repeats = 1
+        if clocks[name].events:
+            repeats = math.ceil(MIN_CUDA_SAMPLE / estimate)
+        elif len(inputs) == 1 and not cuda:
+            repeats = math.ceil(MIN_SAMPLE / estimate)
+        samples[name] = Samples(repeats * call.calls)
         spread = math.ceil(rounds * estimate * repeats / seconds)
         every[name] = max(1, min(spread, rounds // MIN_SAMPLES))
     for i in range(rounds):
@@ -82,33 +102,58 @@ def interleave(
         for name in turn:
             taken, call = samples[name], calls[name]
             if len(inputs) == 1 and every[name] == 1:
-                _sample(call, source, clock, 1)
+                _sample(call, source, clocks[name], 1)
             faults = page_faults()
-            taken.seconds[i] = _sample(call, source, clock, taken.calls_per_sample)
+            taken.seconds[i] = _sample(call, source, clocks[name], taken.calls_per_sample // call.calls)
             taken.page_faults += page_faults() - faults
     return samples
 
 
 class Clock:
-    """Seconds between two readings: the host's clock, on CUDA the device's events."""
+    """Seconds between two readings, of the device's events or of the host's clock; a GPU is idle at both."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+    def __init__(self, cuda: bool, events: bool) -> None:
+        self.events = events
+        self._wait: Callable[[], object] = torch.cuda.synchronize if cuda else lambda: None
 
     @contextmanager
     def stop(self, into: list[float]) -> Iterator[None]:
-        if self.cuda:
+        self._wait()
+        if self.events:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
             start.record()
             yield
             end.record()
-            torch.cuda.synchronize()
+            self._wait()
             into.append(start.elapsed_time(end) / 1e3)
         else:
             begin = time.perf_counter()
             yield
+            self._wait()
             into.append(time.perf_counter() - begin)
+
+
+def captured(function: Callable[[Tensor], Any], inputs: list[Tensor], calls: int) -> tuple[Call, Any]:
+    """A CUDA graph of ``calls`` calls over ``inputs`` in turn, and what the last of them returns at each replay."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph, result = torch.cuda.CUDAGraph(), None
+    with torch.inference_mode():
+        with torch.cuda.stream(stream):  # once outside the graph: compiles, and allocates what outlives a call
+            function(inputs[0])
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            for x in islice(cycle(inputs), calls):
+                result = None  # freed before the next call, which gets its memory, as eager calls do
+                result = function(x)
+    return Call(lambda _: graph.replay(), calls=calls), result
+
+
+def _spin_up(calls: dict[Key, Call], source: Iterator[Tensor], clocks: dict[Key, Clock]) -> None:
+    until = time.perf_counter() + SPIN_UP
+    while time.perf_counter() < until:
+        for name, call in calls.items():
+            _sample(call, source, clocks[name], 1)
 
 
 def _sample(call: Call, source: Iterator[Tensor], clock: Clock, repeats: int) -> float:
@@ -118,7 +163,7 @@ def _sample(call: Call, source: Iterator[Tensor], clock: Clock, repeats: int) ->
     with torch.inference_mode(not call.grad), clock.stop(taken):
         for _ in range(repeats):
             function(next(source))
-    return taken[0] / repeats
+    return taken[0] / (repeats * call.calls)
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

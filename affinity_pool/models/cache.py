@@ -18,6 +18,15 @@ from transformers.cache_utils import DynamicCache
 if TYPE_CHECKING:
     from .patch import Handle
 
+# What layers call it in transformers 4.55; what models call it, and layers from 4.56 on; what both call it since 5.24,
+# where models still take the second. Oldest first: a version may carry along, unused, a name it does not know yet.
+CACHE_KEYWORDS = ("past_key_value", "past_key_values", "cache")
+
+
+def cache_of(kwargs: dict[str, Any]) -> Any:
+    """The cache among the keyword arguments of a model or a decoder layer; None where there is none."""
+    return next((kwargs[name] for name in CACHE_KEYWORDS if name in kwargs), None)
+
 
 @dataclass
 class SiteState:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from .cache import PooledCache, SiteState
+from .cache import PooledCache, SiteState, cache_of
 from .families import Family, family_of
 from .masks import attention_mask, is_supported
 from .sites import Positions, Site, resolve
@@ -158,7 +158,7 @@ class Handle:
             )
         if args:
             kwargs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
+        ids, cache = kwargs.get("input_ids"), cache_of(kwargs)
         if kwargs.get(self._family.features) is not None and (ids is None or ids.shape[1] > 1):
             self._check_prefill(kwargs)
             ids = kwargs["input_ids"]
@@ -176,7 +176,7 @@ class Handle:
 
     def _check_prefill(self, kwargs: dict[str, Any]) -> None:
         """Refuse, before anything is computed, what a prefill with audio cannot do while it is pooled."""
-        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
         implementation = self._decoder.config._attn_implementation
         if cache is not None:
             _check_cache(cache)
@@ -270,7 +270,7 @@ class Handle:
             "position_ids": position_ids,  # compact in both modes: gaps make FlashAttention see packed sequences
             "position_embeddings": cos_sin,
         }
-        cache = kwargs.get("past_key_values", kwargs.get("past_key_value"))  # singular in transformers 4.55
+        cache = cache_of(kwargs)
         if cache is not None:
             cache = PooledCache.adopt(cache, self, run.caller_audio)
             cache.sites[site.layer] = SiteState(run.caller_audio.shape[1] - width, valid, shift)
@@ -320,12 +320,12 @@ def _check_cache(cache: Any) -> None:
         raise NotImplementedError(
             f"pooling needs a DynamicCache of plain layers, which may differ in length, got {kind}: static, "
             "sliding-window, quantised and offloaded caches do not work. Leave cache_implementation out, and pass "
-            "a DynamicCache or no past_key_values"
+            "a DynamicCache or no cache"
         )
     if cache.get_seq_length() > 0:
         raise NotImplementedError(
             "audio on top of a filled KV cache is not supported: leave the audio features out of a turn that is only "
-            "text, or prefill the whole conversation afresh, without past_key_values and without prefill_chunk_size"
+            "text, or prefill the whole conversation afresh, without a cache and without prefill_chunk_size"
         )
 
 

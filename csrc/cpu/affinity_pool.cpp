@@ -1,20 +1,15 @@
 // torch.ops.affinity_pool on the CPU: arguments are checked, outputs allocated, the work is Pooling's.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <cstring>
-#include <optional>
-#include <tuple>
 #include <vector>
 
 #include "../checks.h"
+#include "../tensors.h"
 #include "pooling.h"
 
 namespace affinity_pool::cpu {
 namespace {
-
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Dtype dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -25,19 +20,6 @@ Dtype dtype_of(const Tensor& x) {
     default:
       return Dtype::kFloat32;
   }
-}
-
-// Rows may lie at any stride, the elements of a row side by side.
-Tensor dense_rows(const Tensor& x) {
-  return x.stride(x.dim() - 1) == 1 || x.size(x.dim() - 1) == 1 ? x : torch::stable::contiguous(x);
-}
-
-std::optional<Tensor> dense(const std::optional<Tensor>& t) {
-  return t ? std::optional(torch::stable::contiguous(*t)) : t;
-}
-
-Tensor int32_empty(const Tensor& x, std::initializer_list<int64_t> size) {
-  return torch::stable::new_empty(x, size, ScalarType::Int);
 }
 
 void pool_sequences(const Tensor& x, const std::vector<Sequence>& sequences, double threshold, int64_t window,
@@ -63,7 +45,7 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
   const Tensor x = dense_rows(x_in);
   const std::optional<Tensor> mergeable = dense(mergeable_in), cu_seqlens = dense(cu_seqlens_in);
   const int64_t rows = x.size(0), dim = x.size(1);
-  STD_TORCH_CHECK(rows <= INT32_MAX, "x must have at most 2^31 - 1 rows, got ", rows);
+  check_sizes(rows, dim);
   const int32_t one_sequence[] = {0, static_cast<int32_t>(rows)};
   const int32_t* cu = one_sequence;
   int64_t batch = 1;

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import emulator
 from torch import Tensor
 
 import affinity_pool
@@ -20,6 +21,8 @@ class Implementation:
     device: str
     pool_there: Callable[..., Pooled]
     pool_padded_there: Callable[..., PooledPadded]
+    missing: Callable[[], str | None]
+    """Why it cannot run here, or None if it can."""
 
     def pool(self, x: Tensor, cu_seqlens: Tensor | None = None, **options: Any) -> Pooled:
         return Pooled(*self._home(self.pool_there(self._away(x), self._away(cu_seqlens), **self._all_away(options))))
@@ -27,11 +30,6 @@ class Implementation:
     def pool_padded(self, x: Tensor, lengths: Tensor | None = None, **options: Any) -> PooledPadded:
         out = self.pool_padded_there(self._away(x), self._away(lengths), **self._all_away(options))
         return PooledPadded(*self._home(out))
-
-    def missing(self) -> str | None:
-        """Why it cannot run here, or None if it can."""
-        backend = next(b for b in affinity_pool.backends() if b.name == self.name)
-        return None if backend.available else f"{backend.name}: {backend.detail}"
 
     def _away(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, Tensor) else value
@@ -44,7 +42,28 @@ class Implementation:
         return [tensor.cpu() for tensor in result]
 
 
+def backend(name: str, device: str) -> Implementation:
+    """The public functions while ``affinity_pool.use(name)``."""
+
+    def used(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            with affinity_pool.use(name):
+                return function(*arguments, **options)
+
+        return call
+
+    def missing() -> str | None:
+        entry = next(b for b in affinity_pool.backends() if b.name == name)
+        return None if entry.available else f"{name}: {entry.detail}"
+
+    return Implementation(name, device, used(affinity_pool.pool), used(affinity_pool.pool_padded), missing)
+
+
 IMPLEMENTATIONS = [
-    Implementation("cpu", "cpu", affinity_pool.pool, affinity_pool.pool_padded),
-    Implementation("reference", "cpu", reference.pool, reference.pool_padded),
+    Implementation("cpu", "cpu", affinity_pool.pool, affinity_pool.pool_padded, backend("cpu", "cpu").missing),
+    backend("cuda", "cuda"),
+    backend("triton", "cuda"),
+    # The source of the CUDA kernel, executed here.
+    Implementation("emulator", "cpu", emulator.pool, emulator.pool_padded, emulator.missing),
+    Implementation("reference", "cpu", reference.pool, reference.pool_padded, lambda: None),
 ]

@@ -1,0 +1,146 @@
+// torch.ops.affinity_pool on CUDA: arguments are checked, outputs allocated, the work is one launch on the current
+// stream. The host looks at no data, but for the number of groups that `pool` has to know.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include "../checks.h"
+#include "../tensors.h"
+#include "launch.h"
+#include "workspace.h"
+
+// Part of torch's stable interface, in builds with CUDA only: weak, so that the library loads into the others.
+extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+
+namespace affinity_pool::cuda {
+namespace {
+
+cudaStream_t current_stream(int32_t device) {
+  void* stream = nullptr;
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "affinity_pool: this torch was built without CUDA");
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == 0, "affinity_pool: torch has no current stream");
+  return static_cast<cudaStream_t>(stream);
+}
+
+template <class T>
+T* data_or_null(const std::optional<Tensor>& t) {
+  return t ? static_cast<T*>(t->data_ptr()) : nullptr;
+}
+
+void launch(Params& p, const Tensor& x, cudaStream_t stream) {
+  const int64_t slots = slots_of(p.layout, p.batch, p.rows), chunks = chunks_of(p.dim, static_cast<int>(x.element_size()));
+  STD_TORCH_CHECK(blocks_of(p) <= INT32_MAX, "x must have at most 2^31 - 1 tiles of ", kTileRows, " rows, got ", slots);
+  const Workspace workspace = workspace_for(x, slots, stream);
+  workspace.lend(p);
+  p.sums_stride = chunks * kChunkBytes / x.element_size();
+  const Tensor sums = torch::stable::new_empty(x, {slots, p.sums_stride}, ScalarType::Float);
+  p.sums = static_cast<float*>(sums.mutable_data_ptr());
+  switch (x.scalar_type()) {
+    case ScalarType::Half:
+      return check(launch_float16(p, stream), "launching the kernel");
+    case ScalarType::BFloat16:
+      return check(launch_bfloat16(p, stream), "launching the kernel");
+    default:
+      return check(launch_float32(p, stream), "launching the kernel");
+  }
+}
+
+Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, const std::optional<Tensor>& mergeable_in,
+             double threshold, int64_t window) {
+  check_rows(x_in, 2, "[N, D]");
+  check_mergeable(mergeable_in, x_in);
+  check_rule(threshold, window);
+  if (cu_seqlens_in) check_index("cu_seqlens", *cu_seqlens_in, x_in);
+  const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
+  const Tensor x = dense_rows(x_in);
+  const std::optional<Tensor> mergeable = dense(mergeable_in), cu_seqlens = dense(cu_seqlens_in);
+  const int64_t rows = x.size(0), dim = x.size(1), batch = cu_seqlens ? cu_seqlens->size(0) - 1 : 1;
+  check_sizes(rows, dim);
+  STD_TORCH_CHECK(batch >= 0, "cu_seqlens must have B + 1 entries for B sequences, so at least one, got none");
+
+  Tensor values = torch::stable::new_empty(x, {rows, dim}), counts = int32_empty(x, {rows});
+  Tensor cu_seqlens_out = int32_empty(x, {batch + 1}), segment_ids = int32_empty(x, {rows});
+  int32_t groups = 0;
+  if (rows == 0 || batch == 0) {
+    torch::stable::zero_(cu_seqlens_out);
+  } else {
+    const cudaStream_t stream = current_stream(x.get_device());
+    STD_TORCH_CHECK(!is_capturing(stream),
+                    "pool cannot be captured in a CUDA graph, for its shapes depend on data: call pool_padded");
+    Params p{};
+    p.x = x.data_ptr();
+    p.row_stride = x.stride(0);
+    p.dim = static_cast<int>(dim);
+    p.batch = static_cast<int>(batch);
+    p.rows = static_cast<int>(rows);
+    p.bounds = data_or_null<const int>(cu_seqlens);
+    p.mergeable = data_or_null<const bool>(mergeable);
+    p.layout = Layout::kPacked;
+    p.threshold = threshold;
+    p.window = static_cast<int>(window);
+    p.values = values.data_ptr();
+    p.lengths = static_cast<int*>(cu_seqlens_out.data_ptr());
+    p.segment_ids = static_cast<int*>(segment_ids.data_ptr());
+    p.counts = static_cast<int*>(counts.data_ptr());
+    launch(p, x, stream);
+    check(cudaMemcpyAsync(&groups, p.lengths + batch, sizeof groups, cudaMemcpyDeviceToHost, stream), "reading groups");
+    check(cudaStreamSynchronize(stream), "waiting for the kernel");
+  }
+  return {torch::stable::narrow(values, 0, 0, groups), cu_seqlens_out, segment_ids,
+          torch::stable::narrow(counts, 0, 0, groups)};
+}
+
+Outputs pool_padded(const Tensor& x_in, const std::optional<Tensor>& lengths_in,
+                    const std::optional<Tensor>& mergeable_in, double threshold, int64_t window, bool left_padded) {
+  check_rows(x_in, 3, "[B, T, D]");
+  check_mergeable(mergeable_in, x_in);
+  check_rule(threshold, window);
+  const int64_t batch = x_in.size(0), width = x_in.size(1), dim = x_in.size(2);
+  if (lengths_in) {
+    check_index("lengths", *lengths_in, x_in);
+    STD_TORCH_CHECK(lengths_in->size(0) == batch, "lengths must have one entry for each of the ", batch,
+                    " sequences of x, got ", lengths_in->size(0));
+  }
+  const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
+  const Tensor x = dense_rows(x_in);
+  const std::optional<Tensor> mergeable = dense(mergeable_in), lengths = dense(lengths_in);
+  check_sizes(batch * width, dim);
+
+  Tensor values = torch::stable::new_empty(x, {batch, width, dim}), lengths_out = int32_empty(x, {batch});
+  Tensor segment_ids = int32_empty(x, {batch, width}), counts = int32_empty(x, {batch, width});
+  if (batch == 0 || width == 0) {
+    torch::stable::zero_(lengths_out);
+  } else {
+    Params p{};
+    p.x = x.data_ptr();
+    p.row_stride = x.stride(1);
+    p.sequence_stride = x.stride(0);
+    p.dim = static_cast<int>(dim);
+    p.batch = static_cast<int>(batch);
+    p.rows = static_cast<int>(width);
+    p.bounds = data_or_null<const int>(lengths);
+    p.mergeable = data_or_null<const bool>(mergeable);
+    p.layout = left_padded ? Layout::kLeftPadded : Layout::kPadded;
+    p.threshold = threshold;
+    p.window = static_cast<int>(window);
+    p.values = values.data_ptr();
+    p.lengths = static_cast<int*>(lengths_out.data_ptr());
+    p.segment_ids = static_cast<int*>(segment_ids.data_ptr());
+    p.counts = static_cast<int*>(counts.data_ptr());
+    launch(p, x, current_stream(x.get_device()));
+  }
+  return {values, lengths_out, segment_ids, counts};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(affinity_pool, CUDA, m) {
+  m.impl("pool", TORCH_BOX(&pool));
+  m.impl("pool_padded", TORCH_BOX(&pool_padded));
+}
+
+}  // namespace affinity_pool::cuda
+
+// For affinity_pool.backends(), through ctypes.
+extern "C" __attribute__((visibility("default"))) const char* affinity_pool_cuda_architectures() {
+  return AP_CUDA_ARCHITECTURES;
+}

@@ -1,0 +1,7 @@
+#include "launch.cuh"
+
+namespace affinity_pool::cuda {
+
+cudaError_t launch_bfloat16(Params p, cudaStream_t stream) { return launch<BFloat16>(p, stream); }
+
+}  // namespace affinity_pool::cuda

@@ -1,0 +1,7 @@
+#include "launch.cuh"
+
+namespace affinity_pool::cuda {
+
+cudaError_t launch_float32(Params p, cudaStream_t stream) { return launch<Float32>(p, stream); }
+
+}  // namespace affinity_pool::cuda

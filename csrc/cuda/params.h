@@ -1,0 +1,72 @@
+// What the host hands to the kernel, and the geometry that follows from shapes alone: no torch, no CUDA.
+#pragma once
+
+#include "../algebra.h"
+
+namespace affinity_pool::cuda {
+
+constexpr int kTileRows = 8;
+constexpr int kMaxWarps = 4;
+constexpr int kChunkBytes = 16;
+
+// 32 bytes a tile: one sector.
+struct TileStatus {
+  uint64_t nearest_match[2];  // k(t) of four rows each
+  uint64_t opened, open_rows;
+};
+
+enum class Layout { kPacked, kPadded, kLeftPadded };
+
+struct Params {
+  const void* x;
+  int64_t row_stride, sequence_stride;  // elements; sequence_stride: padded only
+  int dim, batch;
+  int rows;             // packed: of x in all, padded: of a sequence, padding included
+  const int* bounds;    // packed: cu_seqlens, padded: lengths; null: one sequence, or no padding
+  const bool* mergeable;  // one flag a row, or null
+  Layout layout;
+  double threshold;
+  int window;
+
+  void* values;
+  int* lengths;  // packed: cu_seqlens of the groups
+  int* segment_ids;
+  int* counts;
+
+  uint64_t* slots_drawn;
+  TileStatus* tiles;
+  uint32_t* flags;  // the tile's row of sums is there
+  float* sums;      // a row of float32 a slot
+  int64_t sums_stride;
+
+  int kept_rows;  // of the tile, and before it, in shared memory
+};
+
+// Slots of a call. A block draws one; if results are left-padded each is drawn twice.
+AP_HOST_DEVICE int tiles_of(int rows) { return (rows + kTileRows - 1) / kTileRows; }
+AP_HOST_DEVICE int64_t slots_of(Layout layout, int64_t batch, int rows) {
+  return layout == Layout::kPacked ? rows / kTileRows + batch : batch * tiles_of(rows);
+}
+
+AP_HOST_DEVICE int64_t blocks_of(const Params& p) {
+  return (p.layout == Layout::kLeftPadded ? 2 : 1) * slots_of(p.layout, p.batch, p.rows);
+}
+
+// Chunks of a row, and threads of a block: a function of the row's width alone, for sums depend on it.
+AP_HOST_DEVICE int chunks_of(int dim, int element_bytes) {
+  return static_cast<int>((static_cast<int64_t>(dim) * element_bytes + kChunkBytes - 1) / kChunkBytes);
+}
+AP_HOST_DEVICE int threads_of(int chunks) {
+  const int warps = (chunks + 31) / 32;
+  return 32 * (warps < 2 ? 2 : warps < kMaxWarps ? warps : kMaxWarps);
+}
+
+// Whether rows are whole chunks at whole addresses; else they are read element by element.
+inline bool is_aligned(const Params& p, int element_bytes) {
+  const auto whole = [](uint64_t bytes) { return bytes % kChunkBytes == 0; };
+  return whole(reinterpret_cast<uintptr_t>(p.x)) && whole(reinterpret_cast<uintptr_t>(p.values)) &&
+         whole(static_cast<uint64_t>(p.dim) * element_bytes) && whole(p.row_stride * element_bytes) &&
+         whole(p.sequence_stride * element_bytes);
+}
+
+}  // namespace affinity_pool::cuda

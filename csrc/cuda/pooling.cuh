@@ -1,0 +1,325 @@
+// Affinity Pooling as one launch: similarities, the scan over groups and the means; torch-free.
+//
+// Mapping. A tile is eight consecutive rows of one sequence, a block of 64 to 128 threads. Tiles begin where sequences
+// begin, so a result knows nothing of batch mates; the threads of a block follow from the width of a row, so a dot
+// product knows nothing of the call. Packed, sequence b owns the slots from bounds[b] / 8 + b on, at least one; padded,
+// every sequence owns as many as its width needs. The grid follows from the shapes, the host reads nothing back.
+//
+// A block takes its slot from a counter, not from blockIdx, and waits for lower slots only: whatever the order in which
+// blocks are started, the ones waited for have started. It then
+//   1. brings its rows, and those of the window before them, to shared memory with asynchronous copies;   rows.cuh
+//   2. takes dot products, eight rows by four lags at a time, until each row has its nearest match k(t);
+//   3. publishes eight bytes of k(t), looks back for the groups before it and publishes its own prefix;   scan.cuh
+//   4. writes the means of the groups that end in it, from shared memory, and hands on what does not end. means.cuh
+// Right-aligned results need the number of groups first. There a sequence's slots are drawn twice: once for 1 to 3, and
+// once, behind them, for 4, when the rows are still in L2.
+//
+// Traffic. x comes from memory once and values goes there once. L2 serves the window's rows before each tile once more
+// (11 rows for 8 at window 3), up to seven rows of a group of more than eight that began in another tile, and the sums
+// of such groups, in float32. A padded result has as many rows as its input: a tile whose rows merge writes the zeros.
+//
+// Determinism. No atomics but the counter of slots. Every sum has an order that its own rows decide.
+//
+// Workspace: the counter, 32 bytes and a flag a slot, zero before the first launch ever. The counter's upper half is
+// the number of launches that have used the workspace, so their tags differ and nothing has to be cleared: the block
+// that draws the last slot begins the next number. Launches that share one must not overlap: one a stream.
+#pragma once
+
+#include "means.cuh"
+#include "params.h"
+#include "rows.cuh"
+#include "scan.cuh"
+
+namespace affinity_pool::cuda {
+
+struct Tile {
+  int slot, sequence, sequence_slot;  // sequence_slot: of the sequence's first tile
+  int begin, end;                     // rows of the sequence
+  int length;
+  int64_t first_row;  // of the sequence, in segment_ids and mergeable
+  uint32_t tag;
+  bool scans, averages;
+};
+
+struct Shared {
+  Tile tile;
+  float warp_sums[kMaxWarps][32];
+  float norms[kMaxWindow + kTileRows];  // squared norms of the rows before the tile and of its own; Inf: cannot match
+  TileMatches k;
+  Prefix before;    // of a tile that another block has scanned
+  uint32_t groups;  // and the groups of its sequence
+  LookBack look_back;
+  Carried carried;
+};
+
+AP_HOST_DEVICE int64_t shared_bytes(int kept_rows, int chunks) {
+  constexpr int64_t kRowsAt = (sizeof(Shared) + 15) / 16 * 16;
+  return kRowsAt + static_cast<int64_t>(kept_rows) * chunks * kChunkBytes;
+}
+
+AP_DEVICE int clamped(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
+
+// The sequence that owns a packed slot: the last b with bounds[b] / 8 + b <= slot. One warp, 32 places at a time.
+AP_DEVICE int find_sequence(const Params& p, int slot, int lane) {
+  int low = 0, high = p.batch;
+  while (high - low > 1) {
+    const int step = (high - low + 31) / 32, b = low + lane * step;
+    const bool before = b < high && clamped(p.bounds[b], 0, p.rows) / kTileRows + b <= slot;
+    const uint32_t ballot = __ballot_sync(kAllLanes, before);
+    low += ballot == 0 ? 0 : (31 - __clz(static_cast<int>(ballot))) * step;
+    high = low + step < high ? low + step : high;
+  }
+  return low;
+}
+
+// Draws a slot and says what it is, for a whole warp. Bounds that make no sense are clamped: rows stay inside x.
+AP_DEVICE Tile draw_tile(const Params& p) {
+  const int lane = threadIdx.x % 32;
+  Tile tile;
+  uint64_t drawn = 0;
+  if (lane == 0) {
+    drawn = fetch_add_relaxed(p.slots_drawn, 1);
+    if (static_cast<uint32_t>(drawn) == gridDim.x - 1) {
+      const uint32_t launches = static_cast<uint32_t>(drawn >> 32) + 1;
+      store_relaxed(p.slots_drawn, static_cast<uint64_t>(launches == kAllLanes ? 0 : launches) << 32);
+    }
+  }
+  int slot = __shfl_sync(kAllLanes, static_cast<int>(static_cast<uint32_t>(drawn)), 0);
+  tile.tag = __shfl_sync(kAllLanes, static_cast<uint32_t>(drawn >> 32), 0) + 1;
+  tile.scans = tile.averages = true;
+  int first = 0;
+  if (p.layout == Layout::kPacked) {
+    tile.sequence = p.bounds == nullptr ? 0 : find_sequence(p, slot, lane);
+    first = p.bounds == nullptr ? 0 : clamped(p.bounds[tile.sequence], 0, p.rows);
+    const int end = p.bounds == nullptr ? p.rows : clamped(p.bounds[tile.sequence + 1], first, p.rows);
+    tile.length = end - first;
+    tile.sequence_slot = first / kTileRows + tile.sequence;
+    tile.first_row = first;
+  } else {
+    const int tiles = tiles_of(p.rows);
+    if (p.layout == Layout::kLeftPadded) {
+      const int turn = slot / tiles;
+      tile.scans = turn % 2 == 0;
+      tile.averages = !tile.scans;
+      slot = turn / 2 * tiles + slot % tiles;
+    }
+    tile.sequence = slot / tiles;
+    tile.length = p.bounds == nullptr ? p.rows : clamped(p.bounds[tile.sequence], 0, p.rows);
+    tile.sequence_slot = tile.sequence * tiles;
+    first = p.layout == Layout::kLeftPadded ? p.rows - tile.length : 0;
+    tile.first_row = static_cast<int64_t>(tile.sequence) * p.rows + first;
+  }
+  tile.slot = slot;
+  tile.begin = slot < tile.sequence_slot ? tile.length : clamped((slot - tile.sequence_slot) * kTileRows, 0, tile.length);
+  tile.end = clamped(tile.begin + kTileRows, 0, tile.length);
+  return tile;
+}
+
+template <class F, bool kAligned>
+AP_DEVICE TileRows<F, kAligned> rows_of(const Params& p, const Tile& tile, uint4* kept) {
+  TileRows<F, kAligned> rows;
+  const int64_t left = p.layout == Layout::kLeftPadded ? p.rows - tile.length : 0;
+  const int64_t offset = p.layout == Layout::kPacked ? (tile.first_row + tile.begin) * p.row_stride
+                                                     : tile.sequence * p.sequence_stride + (left + tile.begin) * p.row_stride;
+  rows.first = static_cast<const typename F::Element*>(p.x) + offset;
+  rows.stride = p.row_stride;
+  rows.dim = p.dim;
+  rows.chunks = chunks_of(p.dim, sizeof(typename F::Element));
+  rows.end = tile.end - tile.begin;
+  rows.from = rows.end == 0 ? 0 : -(tile.begin < p.window ? tile.begin : p.window);
+  rows.kept_from = tile.scans ? kTileRows - p.kept_rows : kTileRows;
+  rows.kept = kept;
+  return rows;
+}
+
+AP_DEVICE bool may_merge(const Params& p, const Tile& tile, int row) {
+  return p.mergeable == nullptr || p.mergeable[tile.first_row + row];
+}
+
+// k(t) of the tile's rows: lane r of warp 0 returns that of row r, and other lanes 0.
+template <int kLags, class F, bool kAligned>
+AP_DEVICE uint32_t nearest_match(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, Shared& shared) {
+  const int lane = threadIdx.x % 32;
+  const bool decides = threadIdx.x < 32;
+  const float never = HUGE_VALF;
+  float* norm = shared.norms + kMaxWindow;  // of row 0
+  for (int row = -kTileRows; row + kTileRows > rows.from; row -= kTileRows) {
+    const float squared = dots<1, true>(rows, row, 0, shared.warp_sums);
+    const int r = row + lane;
+    if (decides && lane < kTileRows) norm[r] = r >= rows.from && may_merge(p, tile, tile.begin + r) ? squared : never;
+    __syncthreads();
+  }
+  const MatchRule match{p.threshold};
+  const int row = lane / kLags % kTileRows, count = rows.end;
+  uint32_t k = kNoMatch;
+  for (int lag = 0;; lag += kLags) {
+    const float dot = lag == 0 ? dots<kLags, true>(rows, 0, 0, shared.warp_sums)
+                               : dots<kLags, false>(rows, 0, lag, shared.warp_sums);
+    bool more = false;
+    if (decides) {
+      if (lag == 0 && lane < kTileRows * kLags && lane % kLags == 0)
+        norm[row] = row < count && may_merge(p, tile, tile.begin + row) ? dot : never;
+      __syncwarp();
+      const int distance = lag + lane % kLags;
+      const bool matches = lane < kTileRows * kLags && distance > 0 && distance <= p.window && row - distance >= rows.from &&
+                           match(dot, norm[row], norm[row - distance]);
+      const uint32_t found = __ballot_sync(kAllLanes, matches) >> (lane % kTileRows * kLags) & ((1u << kLags) - 1);
+      if (k == kNoMatch && found != 0) k = static_cast<uint32_t>(lag + __ffs(static_cast<int>(found)) - 1);
+      more = lane < count && k == kNoMatch && lag + kLags <= p.window;
+    }
+    if (!__syncthreads_or(more)) return lane < count ? k : 0;
+  }
+}
+
+// Zeros where a padded result has no group, and -1 where it has no row. Row by row: for each of the tile's rows that
+// joined a group there is one row of `values` to fill, and one for each row of padding.
+template <class F, bool kAligned>
+AP_DEVICE void fill_padding(const Params& p, const Tile& tile, int joined_before, int joined, int chunks) {
+  const int64_t first = static_cast<int64_t>(tile.sequence) * p.rows;
+  const int place = (tile.slot - tile.sequence_slot) * kTileRows;
+  const int padding = clamped(place + kTileRows, 0, p.rows) - clamped(place, tile.length, p.rows);
+  const bool left = p.layout == Layout::kLeftPadded;
+  const int64_t merged_row = first + (left ? p.rows - tile.length + joined_before : tile.length - joined_before - joined);
+  const int64_t padding_row = first + clamped(place, tile.length, p.rows) - (left ? tile.length : 0);
+  auto* values = static_cast<typename F::Element*>(p.values);
+  for (int i = 0; i < joined + (padding > 0 ? padding : 0); ++i) {
+    const int64_t row = i < joined ? merged_row + i : padding_row + i - joined;
+    for (int c = threadIdx.x; c < chunks; c += blockDim.x)
+      Chunks<F, kAligned>::store(values + row * p.dim, c, p.dim, {0, 0, 0, 0});
+    if (threadIdx.x != 0) continue;
+    p.counts[row] = 0;
+    if (i >= joined) p.segment_ids[row] = -1;
+  }
+}
+
+// Bit r: row r opens a group.
+AP_DEVICE uint32_t openings(TileMatches k, uint32_t open_rows, int window) {
+  OpenGroup group{window, open_rows < static_cast<uint32_t>(window) ? static_cast<int>(open_rows) : window};
+  uint32_t opens = 0;
+  AP_UNROLL for (int r = 0; r < kTileRows; ++r)
+    if (k[r] != 0 && group.opens(k[r])) opens |= 1u << r;
+  return opens;
+}
+
+// Stages 1 to 3: the prefix at the beginning of a tile. Leaves its k(t) in `shared`.
+template <int kLags, class F, bool kAligned>
+AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, Shared& shared) {
+  const int tid = threadIdx.x, lane = tid % 32, count = rows.end;
+  TileStatus& status = p.tiles[tile.slot];
+  uint32_t k = 0;
+  if (count > 0) {
+    rows.keep();
+    k = nearest_match<kLags>(p, tile, rows, shared);
+  }
+  if (tid < 32) {
+    k <<= 8 * (lane % 4);
+    k |= __shfl_xor_sync(kAllLanes, k, 1);
+    k |= __shfl_xor_sync(kAllLanes, k, 2);
+    if (lane < kTileRows && lane % 4 == 0) {
+      shared.k.word[lane / 4] = k;
+      publish(&status.nearest_match[lane / 4], tile.tag, k);
+    }
+  }
+  const int first_slot = p.layout == Layout::kPacked ? 0 : tile.sequence_slot;
+  const Prefix before = look_back(p.tiles, tile.slot, first_slot, tile.tag, p.window, shared.look_back);
+  if (tid == 0) {
+    const uint32_t opens = openings(shared.k, before.open_rows, p.window);
+    const uint32_t open_rows = opens == 0 ? before.open_rows + count : count + __clz(static_cast<int>(opens)) - 31;
+    publish(&status.opened, tile.tag, before.opened + __popc(opens));
+    publish(&status.open_rows, tile.tag, open_rows);
+  }
+  return before;
+}
+
+// The same for a tile that another block scans, and the groups of its sequence.
+AP_DEVICE Prefix await_scan(const Params& p, const Tile& tile, int final_slot, Shared& shared) {
+  if (threadIdx.x == 0) {
+    Prefix whole;
+    while (!read_prefix(&p.tiles[final_slot], tile.tag, whole)) pause();
+    shared.groups = whole.opened;
+    while (!read_matches(&p.tiles[tile.slot], tile.tag, shared.k)) pause();
+    shared.before = {0, 0};
+    while (tile.begin > 0 && !read_prefix(&p.tiles[tile.slot - 1], tile.tag, shared.before)) pause();
+  }
+  __syncthreads();
+  return shared.before;
+}
+
+// Stage 4, for a tile that has rows. `first_id` is the id of the first group that it opens.
+template <class F, bool kAligned>
+AP_DEVICE void write_groups(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, uint32_t open_rows,
+                            int64_t first_id, uint32_t opens, Shared& shared) {
+  const int tid = threadIdx.x, count = rows.end;
+  const uint32_t ends = opens | (tile.end == tile.length ? 1u << count : 0u);  // bit r: a group ends before row r
+  const int start = tile.begin == 0 ? 0 : clamped(tile.begin - static_cast<int>(open_rows), 0, tile.begin);
+  Carried& carried = shared.carried;
+  if (tid == 0) {
+    const int segment_end = kTileRows - 1 - (tile.begin - start) % kTileRows;
+    const bool ends_segment = tile.begin > 0 && segment_end < count && (opens & ((2u << segment_end) - 1)) == 0;
+    plan(carried, start, tile.begin, tile.sequence_slot, tile.slot, ends_segment);
+  }
+  __syncthreads();
+  const int terms = carried.joining + (ends != 0 ? carried.earlier : 0);
+  for (int i = tid; i < terms; i += blockDim.x) {
+    const int from = i < carried.joining ? carried.join[i] : carried.add[i - carried.joining];
+    while (load_acquire(&p.flags[from]) != tile.tag) pause();
+  }
+  __syncthreads();
+
+  const bool packed = p.layout == Layout::kPacked;
+  const int64_t first_value = packed ? 0 : static_cast<int64_t>(tile.sequence) * p.rows;
+  const int64_t groups = first_value + p.rows, open_group = first_value + first_id - 1;
+  auto* values = static_cast<typename F::Element*>(p.values);
+  for (int c = tid; c < rows.chunks; c += blockDim.x)
+    write_chunk(c, rows, carried, ends, values, open_group, groups, p.sums, p.sums_stride, tile.slot);
+  if (tid < count) {
+    const int opened = __popc(opens & ((2u << tid) - 1));
+    p.segment_ids[tile.first_row + tile.begin + tid] = static_cast<int>(first_id) - 1 + opened;
+  }
+  if (tid <= count && (ends >> tid & 1) != 0 && tile.begin + tid > 0) {
+    const uint32_t earlier = ends & ((1u << tid) - 1);
+    const int began = earlier == 0 ? start : tile.begin + 31 - __clz(static_cast<int>(earlier));
+    const int64_t group = open_group + __popc(earlier);
+    if (group < groups) p.counts[group] = tile.begin + tid - began;
+  }
+}
+
+// The body of a block. kLags: lags of a pass, 2 where the window is 1, else 4.
+template <class F, int kLags, bool kAligned>
+AP_DEVICE void pool_tile(const Params& p) {
+  Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared_memory());
+  const int tid = threadIdx.x;
+  if (tid < 32) {
+    const Tile drawn = draw_tile(p);
+    if (tid == 0) shared.tile = drawn;
+  }
+  __syncthreads();
+  const Tile tile = shared.tile;
+  const auto rows = rows_of<F, kAligned>(p, tile, reinterpret_cast<uint4*>(dynamic_shared_memory() + shared_bytes(0, 0)));
+  const bool packed = p.layout == Layout::kPacked;
+  const int final_slot = tile.sequence_slot + (tile.length > 0 ? tiles_of(tile.length) - 1 : 0);
+  if (!packed && tile.slot > final_slot) {
+    if (tile.averages) fill_padding<F, kAligned>(p, tile, 0, 0, rows.chunks);
+    return;
+  }
+
+  const Prefix before =
+      tile.scans ? scan_tile<kLags>(p, tile, rows, shared) : await_scan(p, tile, final_slot, shared);
+  if (!tile.averages) return;
+  const uint32_t opens = openings(shared.k, before.open_rows, p.window);
+  const int opened = __popc(opens), count = rows.end;
+  const int64_t shift = p.layout == Layout::kLeftPadded ? p.rows - static_cast<int64_t>(shared.groups) : 0;
+  if (count > 0) write_groups(p, tile, rows, before.open_rows, before.opened + shift, opens, shared);
+  if (!packed)
+    fill_padding<F, kAligned>(p, tile, tile.begin - static_cast<int>(before.opened), count - opened, rows.chunks);
+  if (tid == 0) {
+    if (packed && tile.slot == tile.sequence_slot) p.lengths[tile.sequence] = static_cast<int>(before.opened);
+    if (packed && tile.slot == static_cast<int>(gridDim.x) - 1)
+      p.lengths[p.batch] = clamped(static_cast<int>(before.opened) + opened, 0, p.rows);
+    if (!packed && tile.slot == final_slot) p.lengths[tile.sequence] = static_cast<int>(before.opened) + opened;
+  }
+  __syncthreads();
+  if (tid == 0) store_release(&p.flags[tile.slot], tile.tag);
+}
+
+}  // namespace affinity_pool::cuda
