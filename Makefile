@@ -4,8 +4,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+NATIVE := find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test lint format bench train clean
+.PHONY: help demo test lint format sanitize bench gpu-check train clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -28,15 +29,23 @@ lint: $(VENV)/installed ## ruff, mypy, clang-format: report, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(NATIVE) | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/installed ## rewrite files as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+	$(NATIVE) | xargs $(BIN)/clang-format -i
+
+sanitize: $(VENV)/installed ## the CUDA kernel's source on the CPU, long, under address and thread sanitizers
+	cd tests && for variant in asan tsan; do ../$(BIN)/python -c "from emulator.build import build; build('$$variant')"; done
+	build/emulator/asan/fuzz 5000
+	build/emulator/tsan/fuzz 300 0 200
 
 bench: $(VENV)/installed ## time the op against copying, the paper's loop and torch
 	$(BIN)/affinity-pool bench
+
+gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize, time (STAGES="bench ttft" for some)
+	$(PYTHON) benchmarks/gpu_check.py $(STAGES)
 
 train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
 	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh

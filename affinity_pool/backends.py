@@ -93,12 +93,20 @@ def _instruction_set() -> str:
     return _text("affinity_pool_cpu_instruction_set")
 
 
-def _triton_or_reference(op: str) -> Callable[..., Any]:
+Implementation = Callable[..., Any]
+
+
+def _triton(op: str) -> Implementation:
+    implementation: Implementation = getattr(triton_kernels, op)
+    return implementation
+
+
+def _triton_or_reference(op: str) -> Implementation:
     """Decides when it is called: to ask for a GPU on import would bind every process to one."""
 
     def serve(*arguments: Any) -> Any:
-        package = triton_kernels if triton_kernels.missing() is None else ops.reference_implementations
-        return getattr(package, op)(*arguments)
+        implementation = _triton(op) if triton_kernels.missing() is None else ops.REFERENCE[op]
+        return implementation(*arguments)
 
     return serve
 
@@ -112,21 +120,19 @@ def _replace(name: str) -> None:
     global _current, _replacements
     if _replacements is not None:
         _replacements._destroy()  # what it covered is back
-        _replacements = None
-    implementations: dict[str, Callable[[str], Callable[..., Any]]] = {}
+    _replacements = torch.library.Library("affinity_pool", "IMPL")
+    chosen: dict[str, Callable[[str], Implementation]] = {}
     if name == "reference":
-        implementations = dict.fromkeys(("CPU", "CUDA"), lambda op: getattr(ops.reference_implementations, op))
+        chosen = {"CPU": ops.REFERENCE.__getitem__, "CUDA": ops.REFERENCE.__getitem__}
     elif name == "triton":
-        implementations = {"CUDA": lambda op: getattr(triton_kernels, op)}
+        chosen = {"CUDA": _triton}
     elif not _architectures:
-        implementations = {"CUDA": _triton_or_reference}
-    if implementations:
-        _replacements = torch.library.Library("affinity_pool", "IMPL")
+        chosen = {"CUDA": _triton_or_reference}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
-        for key, implementation in implementations.items():
-            for op in ("pool", "pool_padded"):
-                _replacements.impl(op, implementation(op), key)  # type: ignore[union-attr]
+        for key, implementation in chosen.items():
+            for op in ops.REFERENCE:
+                _replacements.impl(op, implementation(op), key)
     _current = name
 
 

@@ -28,33 +28,36 @@ for _schema in (
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class reference_implementations:  # noqa: N801 (stands where a module of kernels would)
-    """The reference with the signatures of the ops."""
-
-    @staticmethod
-    def pool(x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int) -> Outputs:
-        return _outputs(reference.pool(x, cu_seqlens, mergeable=mergeable, threshold=threshold, window=window))
-
-    @staticmethod
-    def pool_padded(
-        x: Tensor,
-        lengths: Tensor | None,
-        mergeable: Tensor | None,
-        threshold: float,
-        window: int,
-        left_padded: bool = False,
-    ) -> Outputs:
-        rule = {"threshold": threshold, "window": window}
-        return _outputs(reference.pool_padded(x, lengths, mergeable=mergeable, left_padded=left_padded, **rule))
-
-
 def _outputs(result: Pooled | PooledPadded) -> Outputs:
     return result[0], result[1], result[2], result[3]  # the dispatcher wants a plain tuple
 
 
+def _pool_reference(
+    x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int
+) -> Outputs:
+    return _outputs(reference.pool(x, cu_seqlens, mergeable=mergeable, threshold=threshold, window=window))
+
+
+def _pool_padded_reference(
+    x: Tensor,
+    lengths: Tensor | None,
+    mergeable: Tensor | None,
+    threshold: float,
+    window: int,
+    left_padded: bool = False,
+) -> Outputs:
+    return _outputs(
+        reference.pool_padded(
+            x, lengths, mergeable=mergeable, threshold=threshold, window=window, left_padded=left_padded
+        )
+    )
+
+
+REFERENCE = {"pool": _pool_reference, "pool_padded": _pool_padded_reference}
+
 # CompositeExplicitAutograd is what the dispatcher falls back to on a device whose own key has no kernel.
-library.impl("pool", reference_implementations.pool, "CompositeExplicitAutograd")
-library.impl("pool_padded", reference_implementations.pool_padded, "CompositeExplicitAutograd")
+for _name, _implementation in REFERENCE.items():
+    library.impl(_name, _implementation, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("affinity_pool::pool", lib=library)

@@ -1,4 +1,4 @@
-"""What an install leaves out where something is missing, and that it says so."""
+"""What an install builds where something is missing, that it says so, and that the result imports on this torch."""
 
 from __future__ import annotations
 
@@ -9,28 +9,84 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+NVCC = shutil.which(os.environ.get("NVCC", "nvcc"))
 
 
-def test_without_a_compiler_the_package_is_pure_python_and_says_so(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    shutil.copytree(
-        ROOT / "affinity_pool", tree / "affinity_pool", ignore=shutil.ignore_patterns("*.so", "__pycache__")
-    )
+def wheel(folder: Path, **environment: str) -> tuple[str, Path]:
+    """What building a wheel of a copy of the tree prints, and the wheel."""
+    tree = folder / "tree"
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    for part in ("affinity_pool", "csrc"):
+        shutil.copytree(ROOT / part, tree / part, ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    shutil.copytree(ROOT / "csrc", tree / "csrc")
     built = subprocess.run(
-        [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path)],
+        [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(folder)],
         cwd=tree,
-        env={**os.environ, "CXX": "no-such-compiler"},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
     )
-    assert built.returncode == 0, built.stderr
-    assert "installing without compiled kernels: no C++ compiler found; install g++ or set CXX" in built.stdout
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name.endswith("py3-none-any.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    assert built.returncode == 0, built.stderr[-4000:]
+    (made,) = folder.glob("*.whl")
+    return built.stdout, made
+
+
+def backends(made: Path) -> dict[str, str]:
+    """Name and line of each backend when the wheel is imported, and used, in a fresh interpreter."""
+    site = made.parent / "site"
+    zipfile.ZipFile(made).extractall(site)
+    program = """
+import torch, affinity_pool
+assert affinity_pool.pool(torch.ones(3, 2)).counts.tolist() == [3]
+print(affinity_pool.__file__)
+print(*affinity_pool.backends(), sep="\\n")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, cwd=site, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    where, *lines = run.stdout.splitlines()
+    assert where.startswith(str(site))
+    return {line.split()[0]: line for line in lines}
+
+
+def test_without_a_compiler_the_package_is_pure_python_and_says_so(tmp_path: Path) -> None:
+    said, made = wheel(tmp_path, CXX="no-such-compiler")
+    assert "installing without compiled kernels: no C++ compiler found; install g++ or set CXX" in said
+    assert made.name.endswith("py3-none-any.whl")
+    names = zipfile.ZipFile(made).namelist()
     assert "affinity_pool/pooling.py" in names
+    assert "affinity_pool/triton_kernels/__init__.py" in names
     assert not [name for name in names if name.endswith(".so")]
+    assert " no " in backends(made)["cpu"]
+
+
+def test_without_nvcc_the_cpu_kernels_are_built(tmp_path: Path) -> None:
+    said, made = wheel(tmp_path, NVCC="no-such-compiler", CUDA_HOME=str(tmp_path))
+    assert "building the CPU kernels; no nvcc found, so no CUDA kernel" in said
+    assert "cp310-abi3" in made.name
+    found = backends(made)
+    assert " yes " in found["cpu"]
+    assert "not built: the install found no nvcc" in found["cuda"]
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc here")
+def test_with_nvcc_one_library_imports_on_any_torch(tmp_path: Path) -> None:
+    """On a torch without CUDA the kernel is there and not available; the listed architecture is the one built for."""
+    said, made = wheel(tmp_path, TORCH_CUDA_ARCH_LIST="9.0+PTX")
+    assert "building the CPU kernels and the CUDA kernel for sm_90 and PTX" in said
+    found = backends(made)
+    assert " yes " in found["cpu"]
+    assert "built for sm_90 and PTX" in found["cuda"]
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc here")
+def test_architectures_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    environment = {**os.environ, "TORCH_CUDA_ARCH_LIST": "new"}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "-b", str(tmp_path), "-t", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode != 0
+    assert "TORCH_CUDA_ARCH_LIST must list capabilities, such as '8.0;9.0+PTX', got 'new'" in built.stderr

@@ -75,7 +75,7 @@ def _launch(
         )  # fmt: skip
         scan.scan[(batch,)](
             nearest, lengths, segment_ids, starts, groups, rows, window,
-            left_padded, scan.states(window), num_warps=scan.NUM_WARPS, **AS_WRITTEN,
+            left_padded, scan.states_of(window), num_warps=scan.NUM_WARPS, **AS_WRITTEN,
         )  # fmt: skip
         means.means[(batch * rows * triton.cdiv(dim, means.BLOCK.value),)](
             x, starts, groups, segment_ids, cu_seqlens, values, counts, cu_seqlens_out, rows, bounds, dim, *strides,

@@ -36,8 +36,8 @@ def write_bounds(
         b = tl.program_id(0).to(tl.int64) * BLOCK
         while b < bounds:
             entry = b + tl.arange(0, BLOCK)
-            at = tl.load(cu_seqlens + entry, entry < bounds, other=0)
-            before = tl.load(segment_ids + at, (at >= 0) & (at < rows), other=found)
+            at = tl.minimum(tl.maximum(tl.load(cu_seqlens + entry, entry < bounds, other=0), 0), rows)
+            before = tl.load(segment_ids + at, at < rows, other=found)
             tl.store(cu_seqlens_out + entry, before, entry < bounds)
             b += tl.num_programs(0).to(tl.int64) * BLOCK
 
@@ -57,7 +57,7 @@ def means(
     dim: tl.int32,
     sequence_stride: tl.int64,
     row_stride: tl.int64,
-    LEFT: tl.constexpr,  # noqa: N803
+    left: tl.constexpr,
 ) -> None:
     blocks = tl.cdiv(dim, BLOCK)
     place = tl.program_id(0) // blocks
@@ -65,7 +65,7 @@ def means(
     sequence = (place // rows).to(tl.int64)
     group = place % rows
     found = tl.load(groups + sequence)
-    if LEFT:
+    if left:
         group -= rows - found
     exists = (group >= 0) & (group < found)
     if cu_seqlens_out is not None:

@@ -1,20 +1,21 @@
-"""Launch 1: k(t), the distance to the nearest matching predecessor, one byte a row; NO_MATCH if there is none.
+"""Launch 1: k(t), the distance from row t to the nearest row before it that matches, a byte a row.
 
-Mapping. A program has ROWS rows and compares them with the rows up to LAGS before, all lags in one walk over the
-features: a chunk of BLOCK features is loaded as it stands, and again 1 to LAGS rows earlier, which L1 holds from its
-neighbours. On an NVIDIA GPU one warp has one row and a lane 16 bytes of a chunk. Larger windows take passes of LAGS
-lags, each over the rows that still lack a match, and end when there are none. Rows that may not merge are not read.
+Mapping. A program has ROWS rows and compares them with those up to ``lags`` before, every lag in one walk over the
+features: a chunk of BLOCK features is loaded as it stands, and once more for each lag from so many rows earlier, where
+neighbours have left it in L1. On an NVIDIA GPU a warp has one row, and a thread 16 bytes of each load. Windows beyond
+MAX_LAGS take passes of so many lags, over the rows that have no match yet, and end when there are none. Rows that may
+not merge are not read.
 
-Traffic. N rows from DRAM once, and (ROWS + LAGS) / ROWS times from L2: 1.4x for the window of 3. A feature costs LAGS +
-1 widenings and 2 LAGS + 1 fused multiply-adds, some 12 instructions for the window of 3 where an H100 has 17 in the
-time it takes to fetch it. Recomputing a predecessor's norm is cheaper than fetching it from the program that has it.
+Traffic. N rows from DRAM once, and (ROWS + lags) / ROWS times from L2: 1.4 at window 3. There a feature takes 4
+widenings and 7 fused multiply-adds, 13 instructions in all, in the time of 17 that an H100 needs to fetch it from DRAM.
+The norm of the earlier row is one of those sums rather than a message from the program that has it.
 
-Determinism. Every sum is one chain of fused multiply-adds for each of BLOCK columns, then a fixed tree over the columns
-(:func:`row_sums`). Dots and norms take the same path, so bit-identical rows match at threshold 1, and neither the row
-of the tile, the lag, the pass, the alignment of x nor the number of warps changes a bit.
+Determinism. A sum is a chain of fused multiply-adds for each of BLOCK columns, then a fixed tree over the columns. Dots
+and norms take the same path, so bit-identical rows match at threshold 1; and no bit depends on the row's place in the
+tile, the lag, the pass, the alignment of x or the number of warps.
 
-Packed sequences need little care: where k(t) reaches back beyond the start of a sequence, it exceeds the length of any
-group that t could join. Only the first row of a sequence has to be told that it matches nothing.
+Packed sequences need little care. Where k(t) reaches back beyond the start of a sequence, it exceeds the length of any
+group that t could join; only the first row of a sequence has to be told that it matches nothing.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from .sequences import valid_rows
 ROWS = tl.constexpr(8)
 LEVELS = tl.constexpr(8)
 BLOCK = tl.constexpr(2**8)
-MAX_LAGS = 4  # nine accumulators of eight floats a thread; one more lag and registers spill
+MAX_LAGS = 4  # nine sums of eight floats a thread: with those of a fifth lag, they no longer fit twice on an SM
 NUM_WARPS = 8
 NO_MATCH = tl.constexpr(255)
 
 
 def lags_and_chunks(window: int, itemsize: int) -> tuple[int, int]:
-    """Lags of a pass; and how many chunks are loaded before the first is used: eight loads of 16 bytes a thread."""
+    """Lags of a pass, and chunks that are loaded before the first is used: eight loads of 16 bytes a thread in all."""
     lags = min(window, MAX_LAGS)
     return lags, max(1, 16 // itemsize // (lags + 1))
 
 
 @triton.jit
 def row_sums(values: tl.tensor) -> tl.tensor:
-    """``[ROWS, BLOCK]`` to ``[ROWS]`` by adding neighbours, again and again.
+    """``[ROWS, BLOCK]`` to ``[ROWS]``, by adding neighbours and neighbours of neighbours.
 
-    tl.sum over a whole row adds in an order of the layout's choice, and the layout follows the alignment of x. Over two
-    values there is no order to choose.
+    A plain tl.sum adds in an order of the layout's choice, and the layout follows the alignment of x. Of two values
+    there is but one sum.
     """
     for level in tl.static_range(1, LEVELS + 1):
         values = tl.sum(tl.reshape(values, (ROWS, BLOCK >> level, 2)), 2)
@@ -52,8 +53,8 @@ def row_sums(values: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def match(dot: tl.tensor, norm_a: tl.tensor, norm_b: tl.tensor, threshold: tl.tensor) -> tl.tensor:
-    """cos(a, b) >= threshold, decided in float64 from float32 sums; see csrc/algebra.h."""
+def matches(dot: tl.tensor, norm_a: tl.tensor, norm_b: tl.tensor, threshold: tl.tensor) -> tl.tensor:
+    """cos(a, b) >= threshold, from float32 sums (the norms squared) in float64; csrc/algebra.h says why so."""
     finite = (norm_a < float("inf")) & (norm_b < float("inf"))
     least = tl.full((ROWS,), 1e-16, tl.float64)
     root = tl.sqrt(tl.maximum(norm_a.to(tl.float64), least) * tl.maximum(norm_b.to(tl.float64), least))
@@ -63,8 +64,8 @@ def match(dot: tl.tensor, norm_a: tl.tensor, norm_b: tl.tensor, threshold: tl.te
 
 @triton.jit
 def starts_sequence(t: tl.tensor, cu_seqlens: tl.tensor, bounds: tl.tensor) -> tl.tensor:
-    """Whether rows t are entries of cu_seqlens, by halving. Unsorted entries mislead it, not out of bounds."""
-    low = tl.zeros((ROWS,), tl.int32)  # the first entry that is not below t lies in low..high
+    """Whether rows t are entries of cu_seqlens, by bisection. Entries out of order mislead it, but not out of bounds."""
+    low = tl.zeros((ROWS,), tl.int32)  # low..high holds the place of the first entry that is not below t
     high = low + bounds
     width = bounds
     while width > 0:
@@ -90,27 +91,28 @@ def nearest_match(
     row_stride: tl.int64,
     threshold: tl.float64,
     window: tl.int32,
-    LEFT: tl.constexpr,  # noqa: N803
-    LAGS: tl.constexpr,  # noqa: N803
-    CHUNKS: tl.constexpr,  # noqa: N803
+    left: tl.constexpr,
+    lags: tl.constexpr,
+    chunks: tl.constexpr,
 ) -> None:
     tiles = tl.cdiv(rows, ROWS)
     sequence = tl.program_id(0) // tiles
-    first, end = valid_rows(lengths, sequence, rows, LEFT)
-    x += sequence.to(tl.int64) * sequence_stride
-    nearest += sequence.to(tl.int64) * rows
     t = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
-    searching = (t >= first) & (t < end)
+    first, end = valid_rows(lengths, sequence, rows, left)
+    valid = (t >= first) & (t < end)
+    x += sequence.to(tl.int64) * sequence_stride
+    row = x + (t.to(tl.int64) * row_stride)[:, None]
+    nearest += sequence.to(tl.int64) * rows
+    searching = valid
     if mergeable is not None:
         mergeable += sequence.to(tl.int64) * rows
-        searching &= tl.load(mergeable + t, searching, other=0) != 0
+        searching &= tl.load(mergeable + t, valid, other=0) != 0
 
     best = tl.full((ROWS,), NO_MATCH, tl.int32)
-    row = x + (t.to(tl.int64) * row_stride)[:, None]
-    nearer = 0  # lags of the passes before
+    nearer = 0  # lags of the passes before this one
     while (nearer < window) & (tl.max(searching.to(tl.int32), 0) > 0):
-        wanted = ()
-        for lag in tl.static_range(1, LAGS + 1):
+        wanted = ()  # type: tuple[tl.tensor, ...]
+        for lag in tl.static_range(1, lags + 1):
             earlier = t - nearer - lag
             pair = searching & (earlier >= tl.maximum(first, t - window))
             if mergeable is not None:
@@ -118,34 +120,28 @@ def nearest_match(
             wanted += (pair,)
 
         zero = tl.zeros((ROWS, BLOCK), tl.float32)
-        own_norm = zero
-        dots = (zero,) * LAGS
-        norms = (zero,) * LAGS
+        own_norm, dots, norms = zero, (zero,) * lags, (zero,) * lags
         begin = 0
         while begin < dim:
-            for _ in tl.static_range(CHUNKS):
+            for _ in tl.static_range(chunks):
                 column = (begin + tl.arange(0, BLOCK))[None, :]
-                inside = column < dim
-                a = widened(tl.load(row + column, searching[:, None] & inside, other=0))
+                a = widened(tl.load(row + column, searching[:, None] & (column < dim), other=0))
                 own_norm = tl.fma(a, a, own_norm)
-                new_dots = ()
-                new_norms = ()
-                for i in tl.static_range(LAGS):
+                for i in tl.static_range(lags):
                     b = row - (nearer + i + 1) * row_stride + column
-                    b = widened(tl.load(b, wanted[i][:, None] & inside, other=0))
-                    new_dots += (tl.fma(a, b, dots[i]),)
-                    new_norms += (tl.fma(b, b, norms[i]),)
-                dots = new_dots
-                norms = new_norms
+                    b = widened(tl.load(b, wanted[i][:, None] & (column < dim), other=0))
+                    dots += (tl.fma(a, b, dots[i]),)
+                    norms += (tl.fma(b, b, norms[i]),)
+                dots, norms = dots[lags:], norms[lags:]
                 begin += BLOCK
 
         own_norm = row_sums(own_norm)
-        for i in tl.static_range(LAGS):
-            found = wanted[i] & match(row_sums(dots[i]), own_norm, row_sums(norms[i]), threshold)
+        for i in tl.static_range(lags):
+            found = wanted[i] & matches(row_sums(dots[i]), own_norm, row_sums(norms[i]), threshold)
             best = tl.minimum(best, tl.where(found, nearer + i + 1, NO_MATCH))
         searching &= best == NO_MATCH
-        nearer += LAGS
+        nearer += lags
 
     if cu_seqlens is not None:
         best = tl.where(starts_sequence(t, cu_seqlens, bounds), NO_MATCH, best)
-    tl.store(nearest + t, best.to(tl.uint8), (t >= first) & (t < end))
+    tl.store(nearest + t, best.to(tl.uint8), valid)

@@ -30,7 +30,7 @@ RUNS = tl.constexpr(2**8)
 NUM_WARPS = 8
 
 
-def states(window: int) -> int:
+def states_of(window: int) -> int:
     """Room for every length of an open group; three sizes, so that few windows compile anew."""
     return 4 if window <= 4 else 8 if window <= 8 else 32
 
@@ -43,17 +43,17 @@ def join_or_open(length: tl.tensor, k: tl.tensor, cap: tl.tensor) -> tl.tuple:
 
 
 @triton.jit
-def first_lengths(last: tl.tensor, STATES: tl.constexpr) -> tl.tensor:  # noqa: N803
+def first_lengths(last: tl.tensor, states: tl.constexpr) -> tl.tensor:
     """Step 2: ``[RUNS]``, the open group's length before each run, from ``last[run, length before - 1]``.
 
     The first run's is 1: any would do, for its first row matches none and opens a group.
     """
     run = tl.arange(0, RUNS)
     for level in tl.static_range(LOG_RUNS):
-        earlier = tl.maximum(run - (1 << level), 0)[:, None] + tl.zeros((RUNS, STATES), tl.int32)
+        earlier = tl.maximum(run - (1 << level), 0)[:, None] + tl.zeros((RUNS, states), tl.int32)
         composed = tl.gather(last, tl.gather(last, earlier, 0) - 1, 1)
         last = tl.where((run >= 1 << level)[:, None], composed, last)
-    from_one = tl.sum(tl.where(tl.arange(0, STATES)[None, :] == 0, last, 0), 1)
+    from_one = tl.sum(tl.where(tl.arange(0, states)[None, :] == 0, last, 0), 1)
     return tl.where(run == 0, 1, tl.gather(from_one, tl.maximum(run - 1, 0), 0))
 
 
@@ -66,22 +66,22 @@ def scan(
     groups: tl.tensor,
     rows: tl.int32,
     window: tl.int32,
-    LEFT: tl.constexpr,  # noqa: N803
-    STATES: tl.constexpr,  # noqa: N803
+    left: tl.constexpr,
+    states: tl.constexpr,
 ) -> None:
     sequence = tl.program_id(0).to(tl.int64)
     nearest += sequence * rows
     segment_ids += sequence * rows
     starts += sequence * (rows + 1)
-    first, end = valid_rows(lengths, sequence, rows, LEFT)
+    first, end = valid_rows(lengths, sequence, rows, left)
     run_length = tl.cdiv(end - first, RUNS)
     begin = tl.minimum(first + tl.arange(0, RUNS) * run_length, end)
     rows_here = tl.minimum(end - begin, run_length)
     cap = tl.maximum(window, 2)  # at window 1 too, a length of 1 is to mean that the row has opened the group
 
-    before = tl.arange(0, STATES)[None, :] + 1
-    last = tl.zeros((RUNS, STATES), tl.int32) + before
-    opened = tl.zeros((RUNS, STATES), tl.int32)
+    before = tl.arange(0, states)[None, :] + 1
+    last = tl.zeros((RUNS, states), tl.int32) + before
+    opened = tl.zeros((RUNS, states), tl.int32)
     i = 0
     while i < run_length:
         k = tl.load(nearest + begin + i, i < rows_here, other=0)  # 0: no row, which joins and opens nothing
@@ -89,14 +89,14 @@ def scan(
         opened += opens
         i += 1
 
-    length = first_lengths(last, STATES)
+    length = first_lengths(last, states)
     opened_here = tl.sum(tl.where(before == length[:, None], opened, 0), 1)
     group = tl.cumsum(opened_here, 0) - opened_here - 1
     found = tl.sum(opened_here, 0)
     tl.store(groups + sequence, found)
     tl.store(starts + found, end)
 
-    first_id = rows - found if LEFT else 0
+    first_id = rows - found if left else 0
     i = 0
     while i < run_length:
         exists = i < rows_here

@@ -11,10 +11,10 @@ import triton.language as tl
 
 
 @triton.jit
-def valid_rows(lengths: tl.tensor, sequence: tl.tensor, rows: tl.tensor, LEFT: tl.constexpr) -> tl.tuple:  # noqa: N803
+def valid_rows(lengths: tl.tensor, sequence: tl.tensor, rows: tl.tensor, left: tl.constexpr) -> tl.tuple:
     """First valid row and the end of the valid rows. Lengths are clamped: their contents cannot be checked on a GPU."""
     count = rows
     if lengths is not None:
         count = tl.minimum(tl.maximum(tl.load(lengths + sequence), 0), rows)
-    first = rows - count if LEFT else 0
+    first = rows - count if left else 0
     return first, first + count

@@ -31,7 +31,7 @@ inline cudaError_t choose_kept_rows(Params& p, int64_t blocks, int chunks) {
   for (int64_t side_by_side = wanted < kBlocksPerMultiprocessor ? wanted : kBlocksPerMultiprocessor;; --side_by_side) {
     int64_t room = per_multiprocessor / side_by_side - reserved;
     if (room > per_block) room = per_block;
-    const int64_t rows = (room - shared_bytes(0, 0)) / (static_cast<int64_t>(chunks) * kChunkBytes);
+    const int64_t rows = (room - kRowsAt) / (static_cast<int64_t>(chunks) * kChunkBytes);
     if (rows < kTileRows && side_by_side > 1) continue;
     const int64_t most = kTileRows + p.window;
     p.kept_rows = static_cast<int>(rows < 0 ? 0 : rows < most ? rows : most);

@@ -52,8 +52,9 @@ struct Shared {
   Carried carried;
 };
 
+constexpr int64_t kRowsAt = (sizeof(Shared) + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
+static_assert(kRowsAt <= 4096, "three tiles of 64 KB and this must fit in 227 KB");
 AP_HOST_DEVICE int64_t shared_bytes(int kept_rows, int chunks) {
-  constexpr int64_t kRowsAt = (sizeof(Shared) + 15) / 16 * 16;
   return kRowsAt + static_cast<int64_t>(kept_rows) * chunks * kChunkBytes;
 }
 
@@ -295,7 +296,7 @@ AP_DEVICE void pool_tile(const Params& p) {
   }
   __syncthreads();
   const Tile tile = shared.tile;
-  const auto rows = rows_of<F, kAligned>(p, tile, reinterpret_cast<uint4*>(dynamic_shared_memory() + shared_bytes(0, 0)));
+  const auto rows = rows_of<F, kAligned>(p, tile, reinterpret_cast<uint4*>(dynamic_shared_memory() + kRowsAt));
   const bool packed = p.layout == Layout::kPacked;
   const int final_slot = tile.sequence_slot + (tile.length > 0 ? tiles_of(tile.length) - 1 : 0);
   if (!packed && tile.slot > final_slot) {

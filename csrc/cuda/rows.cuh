@@ -107,13 +107,16 @@ struct TileRows {
   uint4* kept;    // of row kept_from, chunk 0
 
   AP_DEVICE void keep() const {
-    for (int r = kept_from > from ? kept_from : from; r < end; ++r)
-      for (int c = threadIdx.x; c < chunks; c += blockDim.x) {
+    for (int r = kept_from > from ? kept_from : from; r < end; ++r) {
+      const Element* row = first + r * stride;
+      uint4* to = place(r, 0);
+      AP_UNROLL_4 for (int c = threadIdx.x; c < chunks; c += blockDim.x) {
         if constexpr (kAligned)
-          copy_async(place(r, c), first + r * stride + c * F::kElements);
+          copy_async(to + c, row + c * F::kElements);
         else
-          *place(r, c) = Chunks<F, kAligned>::load(first + r * stride, c, dim);
+          to[c] = Chunks<F, kAligned>::load(row, c, dim);
       }
+    }
     if constexpr (kAligned) copies_wait();
   }
   AP_DEVICE uint4* place(int r, int c) const { return kept + static_cast<int64_t>(r - kept_from) * chunks + c; }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <memory>
 #include <vector>
 
@@ -62,6 +61,11 @@ constexpr size_t kStackBytes = 64 << 10;
 
 enum class State { kReady, kAtBarrier, kInCollective, kWaiting, kDone };
 
+struct PendingCopy {
+  void* to;
+  uint4 value;
+};
+
 struct Block;
 struct Fiber {
   Thread thread;
@@ -75,6 +79,7 @@ struct Fiber {
   ucontext_t context;
 #endif
   bool barrier_result = false;
+  std::vector<PendingCopy> copies;
   void* asan = nullptr;
   void* tsan = nullptr;
 };
@@ -102,17 +107,10 @@ struct Block {
   char tag;
 };
 
-struct PendingCopy {
-  Fiber* fiber;
-  void* to;
-  uint4 value;
-};
-
 Launch launch;
 const std::function<void()>* body;
 Fiber* self;
 std::vector<Fiber*> ready, waiting;
-std::vector<PendingCopy> copies;
 std::vector<char*> stacks;
 std::string error;
 bool failed;
@@ -403,9 +401,11 @@ std::string run(const Launch& config, const std::function<void()>& kernel) {
   for (int i = 0; i < 4; ++i) draw();
   error.clear();
   failed = false;
+  // Room for all, so that fibers do not allocate what belongs to the scheduler.
   ready.clear();
+  ready.reserve(static_cast<size_t>(config.grid) * config.block);
   waiting.clear();
-  copies.clear();
+  waiting.reserve(ready.capacity());
 #ifdef EMULATOR_TSAN
   scheduler_tsan = __tsan_get_current_fiber();
   __tsan_release(&started);
@@ -451,16 +451,13 @@ std::string run(const Launch& config, const std::function<void()>& kernel) {
 namespace affinity_pool::cuda {
 
 void copy_async(void* shared, const void* global) {
-  emulator::copies.push_back({emulator::self, shared, emulator::load_aligned<uint4>(global)});
+  emulator::self->copies.push_back({shared, emulator::load_aligned<uint4>(global)});
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0) emulator::fail("misaligned 16-byte copy");
 }
 
 void copies_wait() {
-  std::erase_if(emulator::copies, [](const emulator::PendingCopy& copy) {
-    if (copy.fiber != emulator::self) return false;
-    std::memcpy(copy.to, &copy.value, sizeof copy.value);
-    return true;
-  });
+  for (const auto& copy : emulator::self->copies) std::memcpy(copy.to, &copy.value, sizeof copy.value);
+  emulator::self->copies.clear();
 }
 
 }  // namespace affinity_pool::cuda

@@ -95,6 +95,7 @@ inline int __ffs(int v) { return __builtin_ffs(v); }
 
 #define AP_DEVICE inline
 #define AP_UNROLL
+#define AP_UNROLL_4
 
 // csrc/cuda/port.h, for the CPU.
 namespace affinity_pool::cuda {

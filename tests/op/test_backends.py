@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import affinity_pool
 
@@ -78,6 +79,77 @@ def test_backends_are_named_and_explained():
     assert all(backend.detail for backend in backends.values())
 
 
+def implementation_in_use() -> str:
+    """They word a refusal in different exceptions."""
+    try:
+        affinity_pool.pool(torch.ones(2, 2), torch.tensor([0, 1], dtype=torch.int32))
+    except ValueError:
+        return "reference"
+    except RuntimeError:
+        return "cpu"
+    raise AssertionError("cu_seqlens that end early must be refused")
+
+
+cpu_kernels = pytest.mark.skipif(
+    not next(b for b in affinity_pool.backends() if b.name == "cpu").available, reason="the CPU kernels are not built"
+)
+
+
+@cpu_kernels
+def test_use_chooses_and_restores():
+    assert implementation_in_use() == "cpu"
+    with affinity_pool.use("reference"):
+        assert implementation_in_use() == "reference"
+        with affinity_pool.use("cpu"):
+            assert implementation_in_use() == "cpu"
+        assert implementation_in_use() == "reference"
+    assert implementation_in_use() == "cpu"
+
+
+@cpu_kernels
+def test_use_needs_no_with():
+    affinity_pool.use("reference")
+    assert implementation_in_use() == "reference"
+    affinity_pool.use("auto")
+    assert implementation_in_use() == "cpu"
+
+
+@cpu_kernels
+def test_use_restores_after_an_error():
+    with pytest.raises(KeyError), affinity_pool.use("reference"):
+        raise KeyError
+    assert implementation_in_use() == "cpu"
+
+
+@cpu_kernels
+def test_compiled_code_follows_the_choice():
+    compiled = torch.compile(lambda x: affinity_pool.pool(x).values, backend="aot_eager", fullgraph=True)
+    x = torch.randn(6, 3)
+    expected = compiled(x)
+    with affinity_pool.use("reference"):
+        assert torch.equal(compiled(x), expected)
+
+
+def test_use_refuses_in_words():
+    with pytest.raises(ValueError, match="name must be auto, cuda, triton, cpu, reference; got 'tpu'"):
+        affinity_pool.use("tpu")
+    for backend in affinity_pool.backends():
+        if not backend.available:
+            with pytest.raises(ValueError, match=f"^{backend.name} is not available: "):
+                affinity_pool.use(backend.name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_its_backends_say_so():
+    backends = {backend.name: backend for backend in affinity_pool.backends()}
+    assert not backends["cuda"].available
+    assert not backends["triton"].available
+    assert backends["triton"].detail == "no CUDA or ROCm device here"
+    assert backends["cuda"].detail.startswith(
+        ("not built: ", "built for sm_80, sm_90 and PTX, but torch sees")
+    )
+
+
 def test_a_backend_prints_as_a_line():
     lines = [str(backend) for backend in affinity_pool.backends()]
     assert all("\n" not in line for line in lines)
@@ -118,8 +190,8 @@ def test_without_transformers_the_op_works_and_patch_names_the_extra():
     assert refused.endswith("pip install 'affinity_pool[models]'")
 
 
-def test_the_import_does_not_load_the_models_or_the_study():
-    program = "import sys, affinity_pool; print([m for m in {'transformers', 'typer'} if m in sys.modules])"
+def test_the_import_does_not_load_the_models_the_study_or_triton():
+    program = "import sys, affinity_pool; print([m for m in {'transformers', 'typer', 'triton'} if m in sys.modules])"
     assert python(program) == "[]\n"
 
 

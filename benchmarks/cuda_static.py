@@ -1,0 +1,146 @@
+"""What the compiler makes of the CUDA kernel: registers, spills and the instructions that move rows, without a GPU.
+
+    python benchmarks/cuda_static.py                    print the table
+    python benchmarks/cuda_static.py --out FILE.json    and keep it, with its provenance
+
+Needs nvcc; instructions are read with the cuobjdump of nvcc's toolkit or, where that has none, of the triton package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
+ARCHITECTURES = ("sm_80", "sm_90")
+NVCC = shutil.which(os.environ.get("NVCC", "nvcc"))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One entry point on one architecture."""
+
+    architecture: str
+    format: str
+    window: str
+    aligned: bool
+    registers: int
+    stack: int
+    """Bytes of a thread's stack; what is spilled goes there."""
+    spilled: int
+    """Bytes of spill stores and loads."""
+    barriers: int
+    static_shared: int
+    instructions: int
+    copies_to_shared: int
+    """LDGSTS of 16 bytes: rows on their way to shared memory, around the registers."""
+    wide_loads: int
+    """LDG of 16 bytes: rows that were not kept, and sums of other tiles."""
+    wide_stores: int
+    """STG of 16 bytes: means and sums."""
+    local: int
+    """LDL and STL: accesses to the stack."""
+
+
+def cuobjdump() -> str | None:
+    """The first that is found, or None."""
+    found = shutil.which("cuobjdump")
+    triton = find_spec("triton")
+    if found is None and triton is not None and triton.origin is not None:
+        bundled = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        found = str(bundled) if bundled.exists() else None
+    return found
+
+
+def missing() -> str | None:
+    """Why nothing can be read here, or None."""
+    if NVCC is None:
+        return "no nvcc here"
+    return None if cuobjdump() else "no cuobjdump here: it comes with CUDA's toolkit, and with the triton package"
+
+
+def read(architecture: str) -> list[Kernel]:
+    """Compile every .cu file for one architecture and read what came out."""
+    kernels = []
+    for source in sorted(CUDA.glob("*.cu")):
+        with tempfile.TemporaryDirectory() as folder:
+            cubin = Path(folder) / "kernel.cubin"
+            flags = ["-std=c++20", "-O3", f"-arch={architecture}", "-Xptxas", "-v", "-cubin", "-o", str(cubin)]
+            report = run([str(NVCC), *flags, str(source)])
+            code = run([str(cuobjdump()), "-sass", str(cubin)])
+        sass = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function : |\Z)", code, re.DOTALL))
+        for name, facts in re.findall(r"Compiling entry function '(\S+)'(.*?Used [^\n]*)", report, re.DOTALL):
+            kernels.append(describe(architecture, name, facts, sass[name]))
+    return kernels
+
+
+def describe(architecture: str, name: str, facts: str, sass: str) -> Kernel:
+    arguments = re.search(r"(Float32|BFloat16|Float16)ELi(\d)ELb([01])", name)
+    assert arguments is not None, name
+
+    def number(pattern: str) -> int:
+        return sum(int(n) for n in re.findall(pattern, facts))
+
+    opcodes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", sass, re.MULTILINE)
+    return Kernel(
+        architecture,
+        arguments[1].lower(),
+        "1" if arguments[2] == "2" else "2-32",
+        arguments[3] == "1",
+        registers=number(r"Used (\d+) registers"),
+        stack=number(r"(\d+) bytes stack frame"),
+        spilled=number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+        barriers=number(r"used (\d+) barriers"),
+        static_shared=number(r"(\d+) bytes smem"),
+        instructions=len([o for o in opcodes if o != "NOP"]),
+        copies_to_shared=count(opcodes, "LDGSTS", "128"),
+        wide_loads=count(opcodes, "LDG", "128"),
+        wide_stores=count(opcodes, "STG", "128"),
+        local=count(opcodes, "LDL") + count(opcodes, "STL"),
+    )
+
+
+def count(opcodes: list[str], name: str, modifier: str | None = None) -> int:
+    return sum(o.split(".")[0] == name and (modifier is None or modifier in o.split(".")) for o in opcodes)
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def table(kernels: list[Kernel]) -> str:
+    names = list(Kernel.__dataclass_fields__)
+    lines = [[n.replace("_", " ") for n in names], ["---"] * len(names)]
+    lines += [[str(getattr(kernel, name)) for name in names] for kernel in kernels]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if why := missing():
+        raise SystemExit(why)
+    kernels = [kernel for architecture in ARCHITECTURES for kernel in read(architecture)]
+    print(table(kernels))
+    if options.out is not None:
+        from affinity_pool.provenance import provenance
+
+        nvcc = run([str(NVCC), "--version"]).strip().splitlines()[-1]
+        results = {"provenance": {**provenance(), "nvcc": nvcc}, "results": [asdict(kernel) for kernel in kernels]}
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What the CUDA kernel promises beyond the op's contract, and what its emulator is there to see."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from op.cases import DTYPES, bits, cases, same_bits, spell
+
+import affinity_pool
+import emulator
+
+pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
+SIZES = (2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 72, 129, 512, 521, 700)
+
+
+@given(case=cases(max_size=60), left=st.booleans(), seeds=st.lists(st.integers(0, 2**32), min_size=3, max_size=3))
+def test_schedules_leave_no_trace(case, left, seeds):
+    """Rows kept in shared memory, blocks side by side, the order in which they start and all that follows."""
+    x, lengths, mergeable = case.padded(left)
+    padded = [
+        emulator.pool_padded(x, lengths, mergeable=mergeable, left_padded=left, seed=seed, **case.rule)
+        for seed in seeds
+    ]
+    packed = [emulator.pool(case.x, case.cu_seqlens, seed=seed, **case.options) for seed in seeds]
+    for first, *others in (padded, packed):
+        assert all(same_bits(first, other) for other in others)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_mean_depends_on_its_group_alone(dtype, size):
+    """Wherever in a tile the group begins, and whatever comes before and after it."""
+    group = spell("A" * size, 24, dtype, noise=0.3, seed=size)
+    alone = emulator.pool(group, threshold=-1.0).values[0]
+    for before in (1, 3, 6, 7, 8, 13):
+        x = torch.cat([spell("BC" * 7, 24, dtype)[:before], group, spell("D", 24, dtype)])
+        mergeable = torch.ones(x.shape[0], dtype=torch.bool)
+        mergeable[:before] = mergeable[-1] = False
+        result = emulator.pool(x, mergeable=mergeable, threshold=-1.0)
+        assert result.counts.tolist() == [1] * before + [size, 1]
+        assert torch.equal(bits(result.values[before]), bits(alone)), before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_up_to_eight_rows_are_summed_as_on_the_cpu(dtype):
+    x = torch.cat([spell("AB"[n % 2] * n, 40, dtype, noise=0.3, seed=n) for n in range(1, 9)])
+    ours, theirs = (pool(x, threshold=0.6) for pool in (emulator.pool, affinity_pool.pool))
+    assert ours.counts.tolist() == list(range(1, 9))
+    assert same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("text", ["A" * 1500, "AB" * 700, "ABC" * 500, ("A" * 60 + "B") * 20, "AAAB" * 300])
+@pytest.mark.parametrize("window", [1, 3, 32])
+def test_look_back_reaches_beyond_what_a_block_can_watch(text, window):
+    """A block of 64 threads watches 512 rows; these are groups, and periods, of up to 1500."""
+    x = spell(text, 12, noise=0.05, seed=1)
+    rule = {"threshold": 0.8, "window": window}
+    expected = affinity_pool.pool(x, **rule)
+    for seed in range(3):
+        result = emulator.pool(x, seed=seed, **rule)
+        assert torch.equal(result.counts, expected.counts)
+        assert torch.equal(result.segment_ids, expected.segment_ids)
+        torch.testing.assert_close(result.values, expected.values)
+
+
+def test_long_groups_are_summed_in_blocks():
+    """65,000 ones and a two: added one by one in float32 the error would be far larger."""
+    x = torch.full((65000, 4), 0.1)
+    mean = emulator.pool(x, threshold=-1.0).values[0]
+    assert ((mean.double() - x[0].double()).abs() / x[0].double()).max() < 4e-7
+
+
+@given(
+    bounds=st.lists(st.sampled_from([-(2**31), -1, 0, 3, 20, 39, 40, 41, 500, 2**31 - 1]), min_size=2, max_size=7),
+    window=st.sampled_from([1, 3, 32]),
+)
+def test_bounds_that_make_no_sense_end_and_stay_inside(bounds, window):
+    """A GPU cannot look at them without waiting. Whether they stay inside is the address sanitizer's to say, below."""
+    x = spell("AAAAB" * 8, 16, noise=0.1)
+    before = x.clone()
+    index = torch.tensor(bounds, dtype=torch.int32)
+    result = emulator.pool(x, index, threshold=0.8, window=window)
+    assert 0 <= int(result.cu_seqlens[-1]) <= 40
+    batch = x.expand(len(bounds), 40, 16)
+    for left in (False, True):
+        padded = emulator.pool_padded(batch, index, threshold=0.8, window=window, left_padded=left)
+        clamped = index.clamp(0, 40)
+        sensible = emulator.pool_padded(batch, clamped, threshold=0.8, window=window, left_padded=left)
+        assert same_bits(padded, sensible)
+    assert torch.equal(x, before)
+
+
+def test_calls_of_all_sizes_share_a_workspace():
+    """A tile's words of an earlier call are never taken for this one's."""
+    for n in (400, 9, 390, 1, 200, 57, 400):
+        x = spell(("A" * 5 + "B" * 12) * 24, 16, noise=0.1)[:n]
+        assert torch.equal(emulator.pool(x).counts, affinity_pool.pool(x).counts)
+
+
+@pytest.mark.parametrize(("variant", "runs"), [("asan", ["300"])])
+def test_sanitizers_find_nothing(variant, runs):
+    """Addresses and undefined behaviour; `make sanitize` runs more of it, and the thread sanitizer."""
+    fuzz = subprocess.run([emulator.build(variant), *runs], capture_output=True, text=True)
+    assert fuzz.returncode == 0, fuzz.stdout[-500:] + fuzz.stderr[-3000:]
