@@ -122,8 +122,12 @@ def env() -> None:
 @app.command()
 def bench(
     suite: Annotated[
-        str, typer.Argument(help="headline, target, sweep, overhead or instruction-sets; see benchmarks/README.md.")
-    ] = "headline",
+        str | None,
+        typer.Argument(
+            help="headline, target, sweep, overhead or instruction-sets; on a GPU gpu or gpu-sweep. The first of them if "
+            "left out. See benchmarks/README.md."
+        ),
+    ] = None,
     threads: Annotated[list[int] | None, typer.Option(help="Only cases with this many threads; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results file to write (JSON).")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of every contender.")] = 200,
@@ -138,6 +142,8 @@ def bench(
         from .bench import SUITES, run
         from .bench.table import render
 
+        device = device or _accelerator()
+        suite = suite or ("gpu" if device.startswith("cuda") else "headline")
         if suite not in SUITES:
             raise typer.BadParameter(f"{suite!r} is not one of {', '.join(SUITES)}", param_hint="suite")
         results = run(
@@ -146,7 +152,7 @@ def bench(
             out,
             rounds,
             seconds=seconds,
-            device=device or _accelerator(),
+            device=device,
             echo=lambda line: console.print(line, markup=False, soft_wrap=True, style="dim"),
         )
         console.print(render(results), markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ the gradient of a group to its rows. There is no autocast rule on purpose: the o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def _pool_padded_reference(
     )
 
 
-REFERENCE = {"pool": _pool_reference, "pool_padded": _pool_padded_reference}
+REFERENCE: dict[str, Callable[..., Outputs]] = {"pool": _pool_reference, "pool_padded": _pool_padded_reference}
 
 # CompositeExplicitAutograd is what the dispatcher falls back to on a device whose own key has no kernel.
 for _name, _implementation in REFERENCE.items():

@@ -1,7 +1,9 @@
-"""README's tables are the committed results."""
+"""Tables in documents are what the results, and the cost model, say."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from affinity_pool.bench.table import refresh
@@ -13,3 +15,9 @@ def test_tables_are_what_the_results_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("<!-- bench:") == 2
     assert refresh(text, ROOT) == text
+
+
+def test_the_page_on_costs_holds_the_model_s_table() -> None:
+    model = [sys.executable, str(ROOT / "benchmarks" / "cost_model.py")]
+    table = subprocess.run(model, capture_output=True, text=True, check=True).stdout
+    assert table in (ROOT / "docs" / "cost-model.md").read_text(encoding="utf-8")

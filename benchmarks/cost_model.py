@@ -1,0 +1,202 @@
+"""What a call of the CUDA kernel should cost, from its shape: bytes, waves and the critical path of a tile.
+
+    python benchmarks/cost_model.py                     the table of docs/cost-model.md
+    python benchmarks/cost_model.py RESULTS.json ...    beside what `gpu-check` measured (suites gpu, gpu-sweep)
+
+The model is a prediction to be wrong about. Change a constant when a measurement says so, and say so beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+TILE_ROWS = 8  # as in csrc/cuda/params.h and launch.cuh, from here on
+MAX_WARPS = 4
+BLOCKS_PER_MULTIPROCESSOR = 4
+BLOCK_BYTES = 3072 + 1024  # of shared memory beside rows: the block's own and what CUDA reserves
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Figures of a machine: the first three from its data sheet, the others what is reached, not what is promised."""
+
+    name: str
+    multiprocessors: int
+    ghz: float
+    shared_kb: int
+    """Shared memory of a multiprocessor."""
+    copy: float
+    """TB/s of a large device-to-device copy, bytes read and written."""
+    l2: float
+    """TB/s from L2 to the multiprocessors."""
+
+
+GPUS = (
+    Gpu("A100", 108, 1.41, 164, copy=1.7, l2=4.0),
+    Gpu("H100", 132, 1.76, 228, copy=3.0, l2=5.5),
+    Gpu("H200", 132, 1.76, 228, copy=4.3, l2=5.5),
+)
+
+# Latencies of the critical path in microseconds: dependent steps, which bandwidth does not shorten.
+LAUNCH = 2.0  # from the launch before to the first instruction, and from the last store to the end
+SLOT = 0.7  # an atomic in L2 and the tile's bounds
+FIRST_BYTE = 0.8  # of a row from memory
+EXCHANGE = 0.7  # a word stored by one block and seen by another
+STORE = 0.5
+
+SCHEDULERS, ISSUED = 4, 0.7  # of a multiprocessor, and instructions a cycle of each
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A packed call: ``rows`` of ``dim`` features, of which ``retention`` groups are left."""
+
+    rows: int
+    dim: int = 4096
+    element: int = 2
+    window: int = 3
+    retention: float = 0.4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted, in MB and microseconds."""
+
+    tiles: int
+    side_by_side: int
+    """Tiles on a multiprocessor."""
+    waves: float
+    read: float
+    written: float
+    l2: float
+    path: float
+    """Of one tile, from launch to end."""
+    bound: str
+    """What a large call waits for."""
+    time: float
+
+
+def predict(shape: Shape, gpu: Gpu) -> Cost:
+    row = shape.dim * shape.element
+    tiles = -(-shape.rows // TILE_ROWS)
+    side_by_side = resident(row, -(-tiles // gpu.multiprocessors), gpu)
+    at_once = side_by_side * gpu.multiprocessors
+    read, written = shape.rows * row, shape.rows * shape.retention * row
+    # Every tile reads the window before it once more, and on average half a group that began before it.
+    l2 = tiles * (TILE_ROWS + shape.window + head(shape)) * row
+    rate = gpu.multiprocessors * SCHEDULERS * gpu.ghz * 1e3 * ISSUED
+    steps = {
+        "memory": (read + written) / gpu.copy / 1e6,
+        "L2": (l2 + written) / gpu.l2 / 1e6,
+        "instructions": tiles * instructions(shape) / rate,
+    }
+    active = min(tiles, at_once)
+    share = active * (TILE_ROWS + shape.window) * row
+    arrives = FIRST_BYTE + max(share * TILE_ROWS / (TILE_ROWS + shape.window) / gpu.copy, share / gpu.l2) / 1e6
+    computes = instructions(shape) * side_by_side * gpu.multiprocessors / rate
+    look_back = EXCHANGE + compose(shape.window, min(tiles, 32 * warps(row)), gpu)
+    writes = active * TILE_ROWS * shape.retention * row / gpu.copy / 1e6 + STORE
+    path = LAUNCH + SLOT + arrives + computes + look_back + writes
+    bound = max(steps, key=lambda name: steps[name])
+    # The first wave fills the pipeline; what follows flows at the rate of the narrowest place.
+    time = path + max(steps.values()) * max(0.0, 1 - at_once / tiles)
+    mb = 1e6
+    return Cost(tiles, side_by_side, tiles / at_once, read / mb, written / mb, l2 / mb, path, bound, time)
+
+
+def warps(row: int) -> int:
+    return min(MAX_WARPS, max(2, -(-row // 16 // 32)))
+
+
+def resident(row: int, wanted: int, gpu: Gpu) -> int:
+    """Tiles on a multiprocessor: as many as there are, up to four whose own rows fit in shared memory."""
+    for blocks in range(min(wanted, BLOCKS_PER_MULTIPROCESSOR), 1, -1):
+        if gpu.shared_kb * 1024 // blocks - BLOCK_BYTES >= TILE_ROWS * row:
+            return blocks
+    return 1
+
+
+def head(shape: Shape) -> float:
+    """Rows of an open group before a tile that its window does not hold; at most seven, sums stand for the rest."""
+    return max(0.0, min(7.0, (1 / shape.retention - 1) / 2) - shape.window)
+
+
+def instructions(shape: Shape) -> float:
+    """Warp instructions of a tile: loads, widening and multiplications of the dot products, additions of the means."""
+    elements = 16 // shape.element
+    widen = elements if shape.element == 2 else 0
+    passes = -(-(shape.window + 1) // 4)
+    dots = passes * ((TILE_ROWS + 3) * (1 + widen) + TILE_ROWS * 4 * elements)
+    means = TILE_ROWS * (4 + widen + elements + shape.retention * 3 * elements)
+    chunks = shape.dim * shape.element / 16
+    return chunks / 32 * (dots + means + (TILE_ROWS + shape.window) * 4) + warps(shape.dim * shape.element) * 600
+
+
+def compose(window: int, tiles: int, gpu: Gpu) -> float:
+    """Microseconds to compose the passages of that many tiles: 32 a warp, warps side by side."""
+    states = 2 ** math.ceil(math.log2(window)) if window > 1 else 1
+    return (200 + states * 70 * min(1, tiles / 32)) / (gpu.ghz * 1e3) + 0.1
+
+
+SHAPES = [
+    Shape(64),
+    Shape(256),
+    Shape(750),
+    Shape(750, element=4),
+    Shape(1500),
+    Shape(1500, window=1, retention=0.8),
+    Shape(1500, window=32),
+    Shape(1500, dim=8192),
+    Shape(12000),
+    Shape(65536),
+    Shape(1 << 20),
+]
+
+
+def table() -> str:
+    titles = ["rows", "D", "bytes", "window", "kept", "tiles", "read + written MB", "L2 MB"]
+    titles += [f"{gpu.name}: waves, path, **time** us" for gpu in GPUS]
+    lines = [titles, ["---"] * len(titles)]
+    for shape in SHAPES:
+        costs = [predict(shape, gpu) for gpu in GPUS]
+        one = costs[0]
+        line = [shape.rows, shape.dim, shape.element, shape.window, f"{shape.retention:.0%}", one.tiles]
+        line += [f"{one.read:.1f} + {one.written:.1f}", f"{one.l2:.1f}"]
+        line += [f"{c.waves:.1f}, {c.path:.1f}, **{c.time:.4g}** ({c.bound})" for c in costs]
+        lines.append([str(cell) for cell in line])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def compare(path: Path) -> str:
+    """Predicted and measured microseconds of the packed-equivalent cases in a results file of the GPU suites."""
+    results = json.loads(path.read_text())
+    name = results["provenance"]["device"]
+    gpu = next((g for g in GPUS if g.name in name), None)
+    if gpu is None:
+        return f"{path}: no figures for {name}"
+    lines = [f"{name}, {path}"]
+    for record in results["results"]:
+        case, ours = record["case"], record["contenders"].get("ours", {})
+        if "graph" not in ours:
+            continue
+        element = 4 if case["dtype"] == "float32" else 2
+        # pool_padded writes as many rows as it reads.
+        shape = Shape(case["tokens"] * case["batch"], case["dim"], element, case["window"], 1.0)
+        measured, predicted = ours["graph"]["us"]["p50"], predict(shape, gpu).time
+        lines.append(f"{case}: predicted {predicted:.1f} us, measured {measured:.1f} us, {measured / predicted:.2f}x")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="*", type=Path)
+    options = parser.parse_args()
+    print("\n".join(map(compare, options.results)) if options.results else table())
+
+
+if __name__ == "__main__":
+    main()
