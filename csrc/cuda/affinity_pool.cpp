@@ -17,7 +17,8 @@ namespace {
 cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "affinity_pool: this torch was built without CUDA");
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == 0, "affinity_pool: torch has no current stream");
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == 0,
+                  "affinity_pool: torch has no current stream");
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -27,7 +28,8 @@ T* data_or_null(const std::optional<Tensor>& t) {
 }
 
 void launch(Params& p, const Tensor& x, cudaStream_t stream) {
-  const int64_t slots = slots_of(p.layout, p.batch, p.rows), chunks = chunks_of(p.dim, static_cast<int>(x.element_size()));
+  const int64_t slots = slots_of(p.layout, p.batch, p.rows),
+                chunks = chunks_of(p.dim, static_cast<int>(x.element_size()));
   STD_TORCH_CHECK(blocks_of(p) <= INT32_MAX, "x must have at most 2^31 - 1 tiles of ", kTileRows, " rows, got ", slots);
   const Workspace workspace = workspace_for(x, slots, stream);
   workspace.lend(p);

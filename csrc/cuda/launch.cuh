@@ -10,7 +10,8 @@ namespace affinity_pool::cuda {
 constexpr int kBlocksPerMultiprocessor = 4;
 
 template <class F, int kLags, bool kAligned>
-__global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerMultiprocessor) affinity_pool(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerMultiprocessor)
+    affinity_pool(const __grid_constant__ Params p) {
   pool_tile<F, kLags, kAligned>(p);
 }
 

@@ -14,8 +14,8 @@
 
 namespace affinity_pool::cuda {
 
-constexpr int kFan = 8;          // segments in a block, blocks in a larger block
-constexpr int kMaxTerms = 72;    // sums that one tile may need: seven at each of ten sizes, 8^10 segments being 2^33 rows
+constexpr int kFan = 8;        // segments in a block, blocks in a larger block
+constexpr int kMaxTerms = 72;  // sums that one tile may need: seven at each of ten sizes, 8^10 segments being 2^33 rows
 
 // The group that is open when the tile begins, and what the tile needs of earlier ones to go on with it.
 struct Carried {
@@ -53,7 +53,8 @@ AP_DEVICE void plan(Carried& carried, int start, int begin, int sequence_slot, i
 
 template <int kElements>
 AP_DEVICE void add_sum(const float* sums, float* total) {
-  AP_UNROLL for (int e = 0; e < kElements; e += 4) {
+#pragma unroll
+  for (int e = 0; e < kElements; e += 4) {
     const float4 v = load_exchanged(sums + e);
     total[e] += v.x;
     total[e + 1] += v.y;
@@ -64,7 +65,8 @@ AP_DEVICE void add_sum(const float* sums, float* total) {
 
 template <int kElements>
 AP_DEVICE void set_zero(float* sum) {
-  AP_UNROLL for (int e = 0; e < kElements; ++e) sum[e] = 0;
+#pragma unroll
+  for (int e = 0; e < kElements; ++e) sum[e] = 0;
 }
 
 // Chunk c of the means of the groups that end in the tile, and of the sum handed on. Bit r of `opens`: row r opens a
@@ -91,7 +93,8 @@ AP_DEVICE void write_chunk(int c, const TileRows<F, kAligned>& rows, const Carri
         for (int i = 0; carries && i < carried.earlier; ++i)
           add_sum<kElements>(column + carried.add[i] * sums_stride, total);
         const float scale = 1.0f / static_cast<float>(count);
-        AP_UNROLL for (int e = 0; e < kElements; ++e) total[e] = (total[e] + blocks[e] + segment[e]) * scale;
+#pragma unroll
+        for (int e = 0; e < kElements; ++e) total[e] = (total[e] + blocks[e] + segment[e]) * scale;
         chunk = F::narrow(total);
       }
       if (count > 0 && group < groups) Chunks<F, kAligned>::store(values + group * rows.dim, c, rows.dim, chunk);
@@ -105,17 +108,21 @@ AP_DEVICE void write_chunk(int c, const TileRows<F, kAligned>& rows, const Carri
     chunk = rows.load(r, c);
     float row[kElements];
     F::widen(chunk, row);
-    AP_UNROLL for (int e = 0; e < kElements; ++e) segment[e] += row[e];
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) segment[e] += row[e];
     if (++in_segment == kTileRows) {
       for (int i = 0; carries && i < carried.joining; i += kFan - 1) {
         set_zero<kElements>(blocks);
         for (int q = 0; q < kFan - 1; ++q) add_sum<kElements>(column + carried.join[i + q] * sums_stride, blocks);
-        AP_UNROLL for (int e = 0; e < kElements; ++e) segment[e] = blocks[e] + segment[e];
+#pragma unroll
+        for (int e = 0; e < kElements; ++e) segment[e] = blocks[e] + segment[e];
       }
-      AP_UNROLL for (int e = 0; e < kElements; ++e) blocks[e] = segment[e];
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) blocks[e] = segment[e];
       if (opens >> (r + 1) == 0) {  // the group goes on behind the tile
         float* to = sums + slot * sums_stride + static_cast<int64_t>(c) * kElements;
-        AP_UNROLL for (int e = 0; e < kElements; e += 4)
+#pragma unroll
+        for (int e = 0; e < kElements; e += 4)
           *reinterpret_cast<float4*>(to + e) = {blocks[e], blocks[e + 1], blocks[e + 2], blocks[e + 3]};
       }
       set_zero<kElements>(segment);

@@ -21,8 +21,8 @@ struct Params {
   const void* x;
   int64_t row_stride, sequence_stride;  // elements; sequence_stride: padded only
   int dim, batch;
-  int rows;             // packed: of x in all, padded: of a sequence, padding included
-  const int* bounds;    // packed: cu_seqlens, padded: lengths; null: one sequence, or no padding
+  int rows;               // packed: of x in all, padded: of a sequence, padding included
+  const int* bounds;      // packed: cu_seqlens, padded: lengths; null: one sequence, or no padding
   const bool* mergeable;  // one flag a row, or null
   Layout layout;
   double threshold;

@@ -111,7 +111,8 @@ AP_DEVICE Tile draw_tile(const Params& p) {
     tile.first_row = static_cast<int64_t>(tile.sequence) * p.rows + first;
   }
   tile.slot = slot;
-  tile.begin = slot < tile.sequence_slot ? tile.length : clamped((slot - tile.sequence_slot) * kTileRows, 0, tile.length);
+  tile.begin =
+      slot < tile.sequence_slot ? tile.length : clamped((slot - tile.sequence_slot) * kTileRows, 0, tile.length);
   tile.end = clamped(tile.begin + kTileRows, 0, tile.length);
   return tile;
 }
@@ -120,8 +121,9 @@ template <class F, bool kAligned>
 AP_DEVICE TileRows<F, kAligned> rows_of(const Params& p, const Tile& tile, uint4* kept) {
   TileRows<F, kAligned> rows;
   const int64_t left = p.layout == Layout::kLeftPadded ? p.rows - tile.length : 0;
-  const int64_t offset = p.layout == Layout::kPacked ? (tile.first_row + tile.begin) * p.row_stride
-                                                     : tile.sequence * p.sequence_stride + (left + tile.begin) * p.row_stride;
+  const int64_t offset = p.layout == Layout::kPacked
+                             ? (tile.first_row + tile.begin) * p.row_stride
+                             : tile.sequence * p.sequence_stride + (left + tile.begin) * p.row_stride;
   rows.first = static_cast<const typename F::Element*>(p.x) + offset;
   rows.stride = p.row_stride;
   rows.dim = p.dim;
@@ -154,16 +156,16 @@ AP_DEVICE uint32_t nearest_match(const Params& p, const Tile& tile, const TileRo
   const int row = lane / kLags % kTileRows, count = rows.end;
   uint32_t k = kNoMatch;
   for (int lag = 0;; lag += kLags) {
-    const float dot = lag == 0 ? dots<kLags, true>(rows, 0, 0, shared.warp_sums)
-                               : dots<kLags, false>(rows, 0, lag, shared.warp_sums);
+    const float dot =
+        lag == 0 ? dots<kLags, true>(rows, 0, 0, shared.warp_sums) : dots<kLags, false>(rows, 0, lag, shared.warp_sums);
     bool more = false;
     if (decides) {
       if (lag == 0 && lane < kTileRows * kLags && lane % kLags == 0)
         norm[row] = row < count && may_merge(p, tile, tile.begin + row) ? dot : never;
       __syncwarp();
       const int distance = lag + lane % kLags;
-      const bool matches = lane < kTileRows * kLags && distance > 0 && distance <= p.window && row - distance >= rows.from &&
-                           match(dot, norm[row], norm[row - distance]);
+      const bool matches = lane < kTileRows * kLags && distance > 0 && distance <= p.window &&
+                           row - distance >= rows.from && match(dot, norm[row], norm[row - distance]);
       const uint32_t found = __ballot_sync(kAllLanes, matches) >> (lane % kTileRows * kLags) & ((1u << kLags) - 1);
       if (k == kNoMatch && found != 0) k = static_cast<uint32_t>(lag + __ffs(static_cast<int>(found)) - 1);
       more = lane < count && k == kNoMatch && lag + kLags <= p.window;
@@ -180,7 +182,8 @@ AP_DEVICE void fill_padding(const Params& p, const Tile& tile, int joined_before
   const int place = (tile.slot - tile.sequence_slot) * kTileRows;
   const int padding = clamped(place + kTileRows, 0, p.rows) - clamped(place, tile.length, p.rows);
   const bool left = p.layout == Layout::kLeftPadded;
-  const int64_t merged_row = first + (left ? p.rows - tile.length + joined_before : tile.length - joined_before - joined);
+  const int64_t merged_row =
+      first + (left ? p.rows - tile.length + joined_before : tile.length - joined_before - joined);
   const int64_t padding_row = first + clamped(place, tile.length, p.rows) - (left ? tile.length : 0);
   auto* values = static_cast<typename F::Element*>(p.values);
   for (int i = 0; i < joined + (padding > 0 ? padding : 0); ++i) {
@@ -197,7 +200,8 @@ AP_DEVICE void fill_padding(const Params& p, const Tile& tile, int joined_before
 AP_DEVICE uint32_t openings(TileMatches k, uint32_t open_rows, int window) {
   OpenGroup group{window, open_rows < static_cast<uint32_t>(window) ? static_cast<int>(open_rows) : window};
   uint32_t opens = 0;
-  AP_UNROLL for (int r = 0; r < kTileRows; ++r)
+#pragma unroll
+  for (int r = 0; r < kTileRows; ++r)
     if (k[r] != 0 && group.opens(k[r])) opens |= 1u << r;
   return opens;
 }
@@ -304,8 +308,7 @@ AP_DEVICE void pool_tile(const Params& p) {
     return;
   }
 
-  const Prefix before =
-      tile.scans ? scan_tile<kLags>(p, tile, rows, shared) : await_scan(p, tile, final_slot, shared);
+  const Prefix before = tile.scans ? scan_tile<kLags>(p, tile, rows, shared) : await_scan(p, tile, final_slot, shared);
   if (!tile.averages) return;
   const uint32_t opens = openings(shared.k, before.open_rows, p.window);
   const int opened = __popc(opens), count = rows.end;

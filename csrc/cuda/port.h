@@ -7,8 +7,6 @@
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
 #define AP_DEVICE __device__ __forceinline__
-#define AP_UNROLL _Pragma("unroll")
-#define AP_UNROLL_4 _Pragma("unroll 4")
 
 namespace affinity_pool::cuda {
 

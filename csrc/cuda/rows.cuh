@@ -23,7 +23,8 @@ struct BFloat16 {
   static constexpr int kElements = 8;
   AP_DEVICE static void widen(uint4 chunk, float* f) {
     const uint32_t pair[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-    AP_UNROLL for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
       f[2 * i] = bits_to_float(pair[i] << 16);
       f[2 * i + 1] = bits_to_float(pair[i] & 0xffff0000u);
     }
@@ -38,7 +39,8 @@ struct Float16 {
   static constexpr int kElements = 8;
   AP_DEVICE static void widen(uint4 chunk, float* f) {
     const uint32_t pair[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-    AP_UNROLL for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
       f[2 * i] = half_to_float(static_cast<uint16_t>(pair[i] & 0xffffu));
       f[2 * i + 1] = half_to_float(static_cast<uint16_t>(pair[i] >> 16));
     }
@@ -75,7 +77,8 @@ struct Chunks {
       return load_constant(p);
     } else {
       uint32_t word[4] = {0, 0, 0, 0};
-      AP_UNROLL for (int i = 0; i < F::kElements; ++i)
+#pragma unroll
+      for (int i = 0; i < F::kElements; ++i)
         if (c * F::kElements + i < dim)
           word[i / kPerWord] |= static_cast<uint32_t>(p[i]) << (8 * sizeof(Element) * (i % kPerWord));
       return {word[0], word[1], word[2], word[3]};
@@ -87,7 +90,8 @@ struct Chunks {
       *reinterpret_cast<uint4*>(p) = chunk;
     } else {
       const uint32_t word[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-      AP_UNROLL for (int i = 0; i < F::kElements; ++i)
+#pragma unroll
+      for (int i = 0; i < F::kElements; ++i)
         if (c * F::kElements + i < dim)
           p[i] = static_cast<Element>(word[i / kPerWord] >> (8 * sizeof(Element) * (i % kPerWord)));
     }
@@ -110,7 +114,8 @@ struct TileRows {
     for (int r = kept_from > from ? kept_from : from; r < end; ++r) {
       const Element* row = first + r * stride;
       uint4* to = place(r, 0);
-      AP_UNROLL_4 for (int c = threadIdx.x; c < chunks; c += blockDim.x) {
+#pragma unroll 4
+      for (int c = threadIdx.x; c < chunks; c += blockDim.x) {
         if constexpr (kAligned)
           copy_async(to + c, row + c * F::kElements);
         else
@@ -126,7 +131,8 @@ struct TileRows {
   }
   AP_DEVICE void widen(int r, int c, float* f) const {
     if (r < from || r >= end) {
-      AP_UNROLL for (int e = 0; e < F::kElements; ++e) f[e] = 0;
+#pragma unroll
+      for (int e = 0; e < F::kElements; ++e) f[e] = 0;
     } else {
       F::widen(load(r, c), f);
     }
@@ -137,10 +143,12 @@ struct TileRows {
 template <int kValues, int kOffset = 16>
 AP_DEVICE float sum_over_lanes(float* a, int lane) {
   if constexpr (kOffset >= kValues) {
-    AP_UNROLL for (int i = 0; i < kValues; ++i) a[i] += __shfl_xor_sync(kAllLanes, a[i], kOffset);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) a[i] += __shfl_xor_sync(kAllLanes, a[i], kOffset);
   } else {
     const bool upper = lane & kOffset;
-    AP_UNROLL for (int i = 0; i < kOffset; ++i) {
+#pragma unroll
+    for (int i = 0; i < kOffset; ++i) {
       const float keep = upper ? a[i + kOffset] : a[i], send = upper ? a[i] : a[i + kOffset];
       a[i] = keep + __shfl_xor_sync(kAllLanes, send, kOffset);
     }
@@ -157,18 +165,23 @@ template <int kLags, bool kSelf, class F, bool kAligned>
 AP_DEVICE float dots(const TileRows<F, kAligned>& rows, int row, int lag, float (*warp_sums)[32]) {
   constexpr int kSums = kTileRows * kLags;
   float sum[kSums];
-  AP_UNROLL for (int i = 0; i < kSums; ++i) sum[i] = 0;
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) sum[i] = 0;
   for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) {
     float lagged[kLags][F::kElements];  // row r - lag is in place r % kLags
-    AP_UNROLL for (int l = 1; l < kLags; ++l) rows.widen(row - lag - l, c, lagged[kLags - l]);
-    AP_UNROLL for (int r = 0; r < kTileRows; ++r) {
+#pragma unroll
+    for (int l = 1; l < kLags; ++l) rows.widen(row - lag - l, c, lagged[kLags - l]);
+#pragma unroll
+    for (int r = 0; r < kTileRows; ++r) {
       rows.widen(row + r - lag, c, lagged[r % kLags]);
       float own[F::kElements];
       if constexpr (!kSelf) rows.widen(row + r, c, own);
-      AP_UNROLL for (int l = 0; l < kLags; ++l) {
+#pragma unroll
+      for (int l = 0; l < kLags; ++l) {
         const float* a = kSelf ? lagged[r % kLags] : own;
         const float* b = lagged[(r + kLags - l) % kLags];
-        AP_UNROLL for (int e = 0; e < F::kElements; ++e) sum[r * kLags + l] = fmaf(a[e], b[e], sum[r * kLags + l]);
+#pragma unroll
+        for (int e = 0; e < F::kElements; ++e) sum[r * kLags + l] = fmaf(a[e], b[e], sum[r * kLags + l]);
       }
     }
   }

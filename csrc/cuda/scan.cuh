@@ -64,7 +64,8 @@ struct Passage {
 AP_DEVICE Passage walk(TileMatches k, int state, int window, int rows_before) {
   OpenGroup group{window, state + 1};
   uint32_t opened = 0, last = 0;
-  AP_UNROLL for (int r = 0; r < kTileRows; ++r) {
+#pragma unroll
+  for (int r = 0; r < kTileRows; ++r) {
     if (k[r] == 0) continue;
     if (group.opens(k[r])) {
       ++opened;
@@ -127,8 +128,8 @@ AP_DEVICE Prefix look_back(const TileStatus* tiles, int slot, int first, uint32_
   Passage whole{rows < static_cast<uint32_t>(window) ? rows - 1 : static_cast<uint32_t>(window - 1)};
   for (int w = 0; w < threads / 32; ++w) whole = whole.then(shared.passage[w][whole.state()]);
   const int end = threads * kTileRows;
-  const uint32_t since = static_cast<uint32_t>(whole.last() > 0 ? end - (whole.last() - 1)
-                                                                : end - (anchor + 1) * kTileRows);
+  const uint32_t since =
+      static_cast<uint32_t>(whole.last() > 0 ? end - (whole.last() - 1) : end - (anchor + 1) * kTileRows);
   return {prefix.opened + whole.opened(), whole.last() > 0 ? since : prefix.open_rows + since};
 }
 

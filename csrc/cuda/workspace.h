@@ -1,8 +1,8 @@
 // The memory that blocks of a launch talk through: a counter, and a status and a flag for each tile.
 //
-// Launches on one stream follow one another, so one workspace a stream serves them all, and since a launch leaves it fit
-// for the next (pooling.cuh) it is zeroed once, when it is made or grows. While a CUDA graph is captured there is no
-// telling which stream will replay it, beside what: each captured call has a workspace of its own, from the graph's
+// Launches on one stream follow one another, so one workspace a stream serves them all, and since a launch leaves it
+// fit for the next (pooling.cuh) it is zeroed once, when it is made or grows. While a CUDA graph is captured there is
+// no telling which stream will replay it, beside what: each captured call has a workspace of its own, from the graph's
 // memory, and a memset in front of its kernel.
 #pragma once
 

@@ -16,7 +16,7 @@ ROOT = HERE.parents[1]
 CXX = os.environ.get("CXX", "g++")
 
 # Contraction off: fmaf is written where it is meant, and nowhere else may a multiplication and an addition be one.
-FLAGS = f"-std=c++20 -O2 -g1 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -I{HERE}"
+FLAGS = f"-std=c++20 -O2 -g1 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas -I{HERE}"
 FMA = {"x86_64": "-march=x86-64-v3"}.get(os.uname().machine, "")
 FORMATS = ("Float32", "Float16", "BFloat16")
 VARIANTS = {

@@ -283,11 +283,12 @@ void release_memory(Block& block) {
 std::string deadlock(const std::vector<std::unique_ptr<Block>>& blocks, unsigned not_started) {
   unsigned held = 0;
   for (const auto& block : blocks)
-    for (const auto& f : block->fibers)
-      held += f->state == State::kAtBarrier || f->state == State::kInCollective;
+    for (const auto& f : block->fibers) held += f->state == State::kAtBarrier || f->state == State::kInCollective;
   char text[160];
-  std::snprintf(text, sizeof text, "deadlock: %zu threads wait for a store, %u at a barrier or in a collective, %u blocks "
-                "not started", waiting.size(), held, not_started);
+  std::snprintf(text, sizeof text,
+                "deadlock: %zu threads wait for a store, %u at a barrier or in a collective, %u blocks "
+                "not started",
+                waiting.size(), held, not_started);
   return text;
 }
 

@@ -16,9 +16,9 @@
 namespace emulator {
 
 struct Launch {
-  unsigned grid, block;      // blocks, threads of a block
-  size_t shared_bytes;       // dynamic shared memory, filled with 0xCD when a block starts
-  unsigned resident = 4;     // blocks that run at a time
+  unsigned grid, block;   // blocks, threads of a block
+  size_t shared_bytes;    // dynamic shared memory, filled with 0xCD when a block starts
+  unsigned resident = 4;  // blocks that run at a time
   enum Order { kAscending, kRandom, kDescending } order = kRandom;  // in which blocks start
   unsigned yield_percent = 20;                                      // chance of a switch at an atomic
   uint64_t seed = 0;
@@ -94,8 +94,6 @@ inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigne
 inline int __ffs(int v) { return __builtin_ffs(v); }
 
 #define AP_DEVICE inline
-#define AP_UNROLL
-#define AP_UNROLL_4
 
 // csrc/cuda/port.h, for the CPU.
 namespace affinity_pool::cuda {

@@ -45,8 +45,8 @@ struct Case {
   int batch, rows, dim, window;
   double threshold;
   bool masked, garbage;
-  std::vector<int> bounds;                            // packed: cu_seqlens, padded: lengths
-  std::vector<std::pair<int64_t, int>> sequences;     // first row and length
+  std::vector<int> bounds;                         // packed: cu_seqlens, padded: lengths
+  std::vector<std::pair<int64_t, int>> sequences;  // first row and length
 };
 
 float value_of(const void* x, Dtype dtype, int64_t i) {
@@ -89,11 +89,12 @@ Case draw_case(int most_rows) {
     c.rows = *std::max_element(lengths.begin(), lengths.end()) + upto(9);
     c.bounds = lengths;
     for (int b = 0; b < c.batch; ++b)
-      c.sequences.emplace_back(static_cast<int64_t>(b) * c.rows + (c.layout == Layout::kLeftPadded ? c.rows - lengths[b] : 0),
-                               lengths[b]);
+      c.sequences.emplace_back(
+          static_cast<int64_t>(b) * c.rows + (c.layout == Layout::kLeftPadded ? c.rows - lengths[b] : 0), lengths[b]);
   }
   if (c.garbage)
-    for (int& bound : c.bounds) bound = pick({bound, -5, upto(c.rows), 2 * c.rows + 3, std::numeric_limits<int>::max()});
+    for (int& bound : c.bounds)
+      bound = pick({bound, -5, upto(c.rows), 2 * c.rows + 3, std::numeric_limits<int>::max()});
   return c;
 }
 
@@ -129,7 +130,8 @@ Groups groups_of(const Case& c, const void* x, const bool* mergeable) {
       for (int lag = 1; lag <= std::min(open, c.window); ++lag) {
         double ab = 0, aa = 0, bb = 0;
         for (int d = 0; d < c.dim; ++d) {
-          const double a = value_of(x, c.dtype, (first + t) * c.dim + d), b = value_of(x, c.dtype, (first + t - lag) * c.dim + d);
+          const double a = value_of(x, c.dtype, (first + t) * c.dim + d),
+                       b = value_of(x, c.dtype, (first + t - lag) * c.dim + d);
           ab += a * b, aa += a * a, bb += b * b;
         }
         if (c.threshold > 1 || !std::isfinite(aa) || !std::isfinite(bb)) continue;

@@ -63,8 +63,7 @@ std::string pool(Params p, Dtype dtype, Launch launch) {
 extern "C" __attribute__((visibility("default"))) const char* emulator_pool(
     const void* x, int64_t row_stride, int64_t sequence_stride, int dim, int batch, int rows, const int* bounds,
     const bool* mergeable, int layout, double threshold, int window, void* values, int* lengths, int* segment_ids,
-    int* counts, int dtype, int kept_rows, unsigned resident, int order, unsigned yield_percent,
-    uint64_t seed) {
+    int* counts, int dtype, int kept_rows, unsigned resident, int order, unsigned yield_percent, uint64_t seed) {
   static std::string error;
   emulator::Params p{};
   p.x = x;

@@ -1,0 +1,21 @@
+"""A pytest plugin: the public functions run the Triton kernels, in Triton's interpreter, on CPU tensors."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from op.implementations import IMPLEMENTATIONS, Implementation
+
+import affinity_pool
+from affinity_pool import triton_kernels
+
+library = torch.library.Library("affinity_pool", "IMPL")
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
+    library.impl("pool", triton_kernels.pool, "CPU")
+    library.impl("pool_padded", triton_kernels.pool_padded, "CPU")
+
+IMPLEMENTATIONS[:] = [
+    Implementation("triton", "cpu", affinity_pool.pool, affinity_pool.pool_padded, lambda: None),
+]
