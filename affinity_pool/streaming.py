@@ -13,8 +13,8 @@ class AffinityPooler:
     """Pools one sequence that arrives in chunks.
 
     A group is returned by the call that closes it; the open group is held as its running float32 sum, its count and its
-    last ``window`` rows. Concatenated results equal :func:`affinity_pool.pool` on the whole sequence, on CPU bit for
-    bit. No gradient is recorded.
+    last ``window`` rows. Concatenated results equal :func:`affinity_pool.pool` on the whole sequence, bit for bit on
+    the CPU; the CUDA kernel sums a group of more than eight rows in another order. No gradient is recorded.
 
     Args:
         threshold: cosine similarity; see :func:`affinity_pool.pool`.

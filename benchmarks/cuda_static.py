@@ -48,6 +48,10 @@ class Kernel:
     """STG of 16 bytes: means and sums."""
     local: int
     """LDL and STL: accesses to the stack."""
+    releases: int
+    """MEMBAR: what a block wrote is there before its flag is."""
+    acquires: int
+    """CCTL.IVALL: what a flag announces is not read from an older line of L1."""
 
 
 def cuobjdump() -> str | None:
@@ -105,6 +109,8 @@ def describe(architecture: str, name: str, facts: str, sass: str) -> Kernel:
         wide_loads=count(opcodes, "LDG", "128"),
         wide_stores=count(opcodes, "STG", "128"),
         local=count(opcodes, "LDL") + count(opcodes, "STL"),
+        releases=count(opcodes, "MEMBAR", "GPU"),
+        acquires=count(opcodes, "CCTL", "IVALL"),
     )
 
 

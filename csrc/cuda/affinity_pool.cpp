@@ -27,23 +27,39 @@ T* data_or_null(const std::optional<Tensor>& t) {
   return t ? static_cast<T*>(t->data_ptr()) : nullptr;
 }
 
-void launch(Params& p, const Tensor& x, cudaStream_t stream) {
-  const int64_t slots = slots_of(p.layout, p.batch, p.rows),
-                chunks = chunks_of(p.dim, static_cast<int>(x.element_size()));
-  STD_TORCH_CHECK(blocks_of(p) <= INT32_MAX, "x must have at most 2^31 - 1 tiles of ", kTileRows, " rows, got ", slots);
+// Starts the kernel on rows [.., D] of `batch` sequences; `outputs` are values, lengths, segment_ids and counts.
+void launch(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds, const std::optional<Tensor>& mergeable,
+            Layout layout, double threshold, int64_t window, const Outputs& outputs, cudaStream_t stream) {
+  const auto& [values, lengths, segment_ids, counts] = outputs;
+  const int64_t last = x.dim() - 1, element = x.element_size();
+  Params p{};
+  p.x = x.data_ptr();
+  p.row_stride = x.stride(last - 1);
+  p.sequence_stride = layout == Layout::kPacked ? 0 : x.stride(0);
+  p.dim = static_cast<int>(x.size(last));
+  p.batch = static_cast<int>(batch);
+  p.rows = static_cast<int>(x.size(last - 1));
+  p.bounds = data_or_null<const int>(bounds);
+  p.mergeable = data_or_null<const bool>(mergeable);
+  p.layout = layout;
+  p.threshold = threshold;
+  p.window = static_cast<int>(window);
+  p.values = values.data_ptr();
+  p.lengths = static_cast<int*>(lengths.data_ptr());
+  p.segment_ids = static_cast<int*>(segment_ids.data_ptr());
+  p.counts = static_cast<int*>(counts.data_ptr());
+
+  const int64_t slots = slots_of(layout, batch, p.rows);
+  STD_TORCH_CHECK(blocks_of(p) <= INT32_MAX, "x must have fewer than 2^31 tiles of ", kTileRows, " rows, got ", slots);
   const Workspace workspace = workspace_for(x, slots, stream);
   workspace.lend(p);
-  p.sums_stride = chunks * kChunkBytes / x.element_size();
+  p.sums_stride = static_cast<int64_t>(chunks_of(p.dim, static_cast<int>(element))) * kChunkBytes / element;
   const Tensor sums = torch::stable::new_empty(x, {slots, p.sums_stride}, ScalarType::Float);
-  p.sums = static_cast<float*>(sums.mutable_data_ptr());
-  switch (x.scalar_type()) {
-    case ScalarType::Half:
-      return check(launch_float16(p, stream), "launching the kernel");
-    case ScalarType::BFloat16:
-      return check(launch_bfloat16(p, stream), "launching the kernel");
-    default:
-      return check(launch_float32(p, stream), "launching the kernel");
-  }
+  p.sums = static_cast<float*>(sums.data_ptr());
+  const auto start = x.scalar_type() == ScalarType::Half       ? launch_float16
+                     : x.scalar_type() == ScalarType::BFloat16 ? launch_bfloat16
+                                                               : launch_float32;
+  check(start(p, stream), "launching the kernel");
 }
 
 Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, const std::optional<Tensor>& mergeable_in,
@@ -59,8 +75,9 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
   check_sizes(rows, dim);
   STD_TORCH_CHECK(batch >= 0, "cu_seqlens must have B + 1 entries for B sequences, so at least one, got none");
 
-  Tensor values = torch::stable::new_empty(x, {rows, dim}), counts = int32_empty(x, {rows});
-  Tensor cu_seqlens_out = int32_empty(x, {batch + 1}), segment_ids = int32_empty(x, {rows});
+  const Outputs outputs{torch::stable::new_empty(x, {rows, dim}), int32_empty(x, {batch + 1}), int32_empty(x, {rows}),
+                        int32_empty(x, {rows})};
+  auto [values, cu_seqlens_out, segment_ids, counts] = outputs;
   int32_t groups = 0;
   if (rows == 0 || batch == 0) {
     torch::stable::zero_(cu_seqlens_out);
@@ -68,23 +85,9 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
     const cudaStream_t stream = current_stream(x.get_device());
     STD_TORCH_CHECK(!is_capturing(stream),
                     "pool cannot be captured in a CUDA graph, for its shapes depend on data: call pool_padded");
-    Params p{};
-    p.x = x.data_ptr();
-    p.row_stride = x.stride(0);
-    p.dim = static_cast<int>(dim);
-    p.batch = static_cast<int>(batch);
-    p.rows = static_cast<int>(rows);
-    p.bounds = data_or_null<const int>(cu_seqlens);
-    p.mergeable = data_or_null<const bool>(mergeable);
-    p.layout = Layout::kPacked;
-    p.threshold = threshold;
-    p.window = static_cast<int>(window);
-    p.values = values.data_ptr();
-    p.lengths = static_cast<int*>(cu_seqlens_out.data_ptr());
-    p.segment_ids = static_cast<int*>(segment_ids.data_ptr());
-    p.counts = static_cast<int*>(counts.data_ptr());
-    launch(p, x, stream);
-    check(cudaMemcpyAsync(&groups, p.lengths + batch, sizeof groups, cudaMemcpyDeviceToHost, stream), "reading groups");
+    launch(x, batch, cu_seqlens, mergeable, Layout::kPacked, threshold, window, outputs, stream);
+    const int32_t* total = static_cast<const int32_t*>(cu_seqlens_out.data_ptr()) + batch;
+    check(cudaMemcpyAsync(&groups, total, sizeof groups, cudaMemcpyDeviceToHost, stream), "reading the groups");
     check(cudaStreamSynchronize(stream), "waiting for the kernel");
   }
   return {torch::stable::narrow(values, 0, 0, groups), cu_seqlens_out, segment_ids,
@@ -102,35 +105,20 @@ Outputs pool_padded(const Tensor& x_in, const std::optional<Tensor>& lengths_in,
     STD_TORCH_CHECK(lengths_in->size(0) == batch, "lengths must have one entry for each of the ", batch,
                     " sequences of x, got ", lengths_in->size(0));
   }
+  check_sizes(batch * width, dim);
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
   const Tensor x = dense_rows(x_in);
-  const std::optional<Tensor> mergeable = dense(mergeable_in), lengths = dense(lengths_in);
-  check_sizes(batch * width, dim);
-
-  Tensor values = torch::stable::new_empty(x, {batch, width, dim}), lengths_out = int32_empty(x, {batch});
-  Tensor segment_ids = int32_empty(x, {batch, width}), counts = int32_empty(x, {batch, width});
+  const Outputs outputs{torch::stable::new_empty(x, {batch, width, dim}), int32_empty(x, {batch}),
+                        int32_empty(x, {batch, width}), int32_empty(x, {batch, width})};
   if (batch == 0 || width == 0) {
+    Tensor lengths_out = std::get<1>(outputs);
     torch::stable::zero_(lengths_out);
   } else {
-    Params p{};
-    p.x = x.data_ptr();
-    p.row_stride = x.stride(1);
-    p.sequence_stride = x.stride(0);
-    p.dim = static_cast<int>(dim);
-    p.batch = static_cast<int>(batch);
-    p.rows = static_cast<int>(width);
-    p.bounds = data_or_null<const int>(lengths);
-    p.mergeable = data_or_null<const bool>(mergeable);
-    p.layout = left_padded ? Layout::kLeftPadded : Layout::kPadded;
-    p.threshold = threshold;
-    p.window = static_cast<int>(window);
-    p.values = values.data_ptr();
-    p.lengths = static_cast<int*>(lengths_out.data_ptr());
-    p.segment_ids = static_cast<int*>(segment_ids.data_ptr());
-    p.counts = static_cast<int*>(counts.data_ptr());
-    launch(p, x, current_stream(x.get_device()));
+    const Layout layout = left_padded ? Layout::kLeftPadded : Layout::kPadded;
+    launch(x, batch, dense(lengths_in), dense(mergeable_in), layout, threshold, window, outputs,
+           current_stream(x.get_device()));
   }
-  return {values, lengths_out, segment_ids, counts};
+  return outputs;
 }
 
 }  // namespace

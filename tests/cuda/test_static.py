@@ -45,3 +45,9 @@ def test_rows_travel_16_bytes_at_a_time(kernels: list[Kernel]):
             assert kernel.wide_stores >= 4
         else:
             assert kernel.copies_to_shared == 0
+
+
+def test_flags_are_released_and_acquired(kernels: list[Kernel]):
+    """One flag a block, raised behind a fence; one place that waits for flags."""
+    assert {k.releases for k in kernels} == {1}
+    assert min(k.acquires for k in kernels) >= 1

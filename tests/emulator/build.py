@@ -1,4 +1,4 @@
-"""Builds the kernel of csrc/cuda with the CPU's compiler: a library for ctypes, and fuzz programs with sanitizers.
+"""Builds csrc/cuda with the CPU's compiler: the kernel alone, its fuzz programs with sanitizers, and the ops around it.
 
 Everything is written to a folder by ninja, which compiles only what has changed. No CUDA, no Python headers.
 """
@@ -23,12 +23,14 @@ VARIANTS = {
     "library": "",
     "asan": "-DEMULATOR_ASAN -fsanitize=address,undefined -fno-sanitize-recover=undefined",
     "tsan": "-DEMULATOR_TSAN -fsanitize=thread",
+    "host": "",
 }
+HOST = "-DTORCH_TARGET_VERSION=0x020a000000000000 '-DAP_CUDA_ARCHITECTURES=\"an emulator\"'"
 
 
 def build(variant: str, folder: Path = ROOT / "build" / "emulator", kernel: Path = ROOT / "csrc") -> Path:
-    """The shared library (``library``) or a fuzz program (``asan``, ``tsan``) of the kernel in ``kernel``/cuda."""
-    target = folder / variant / ("emulator.so" if variant == "library" else "fuzz")
+    """Of the kernel in ``kernel``/cuda: a library for ctypes (``library``) or torch (``host``), or a fuzz program."""
+    target = folder / variant / {"library": "emulator.so", "host": "_C.abi3.so"}.get(variant, "fuzz")
     target.parent.mkdir(parents=True, exist_ok=True)
     (target.parent / "build.ninja").write_text(rules(variant, target, kernel))
     ninja = shutil.which("ninja", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -41,25 +43,29 @@ def build(variant: str, folder: Path = ROOT / "build" / "emulator", kernel: Path
 
 
 def rules(variant: str, target: Path, kernel: Path) -> str:
-    sanitizers = VARIANTS[variant]
-    flags = f"{FLAGS} {FMA} {sanitizers} -I{kernel}"
-    lines = [
-        f"rule compile\n  command = {CXX} {flags} $more -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d",
-        f"rule link\n  command = {CXX} {sanitizers} $more $in -o $out",
-    ]
-    objects = []
+    sanitizers, more_to_link = VARIANTS[variant], "-shared" if target.suffix == ".so" else ""
     # A thread sanitizer must not watch the scheduler, which tells it what it needs to know.
-    unwatched = "-fno-sanitize=thread" if variant == "tsan" else ""
-    sources = [("emulator", unwatched), ("library", "")] + ([] if variant == "library" else [("fuzz", "")])
-    for name, more in sources:
-        lines.append(f"build {name}.o: compile {HERE / name}.cpp\n  more = {more}")
-        objects.append(f"{name}.o")
+    sources = {"emulator": (HERE / "emulator.cpp", "-fno-sanitize=thread" if variant == "tsan" else "")}
     for form in FORMATS:
         for aligned in ("true", "false"):
-            name = f"{form}_{aligned}.o"
-            lines.append(f"build {name}: compile {HERE}/kernel.cpp\n  more = -DFORMAT={form} -DALIGNED={aligned}")
-            objects.append(name)
-    lines.append(f"build {target.name}: link {' '.join(objects)}\n  more = {'-shared' if variant == 'library' else ''}")
+            sources[f"{form}_{aligned}"] = (HERE / "kernel.cpp", f"-DFORMAT={form} -DALIGNED={aligned}")
+    if variant == "host":
+        from torch.utils.cpp_extension import include_paths, library_paths
+
+        headers = " ".join([f"-I{HERE / 'host'}", *(f"-isystem {path}" for path in include_paths())])
+        sources["launch"] = (HERE / "host" / "launch.cpp", headers)
+        sources["ops"] = (HERE / "host" / "ops.cpp", f"{headers} {HOST}")
+        more_to_link += "".join(f" -L{path} -Wl,-rpath,{path}" for path in library_paths()) + " -ltorch_cpu -lc10"
+    else:
+        sources["library"] = (HERE / "library.cpp", "")
+    if target.name == "fuzz":
+        sources["fuzz"] = (HERE / "fuzz.cpp", "")
+    objects = " ".join(f"{name}.o" for name in sources)
+    compile_one = f"{CXX} {FLAGS} {FMA} {sanitizers} -I{kernel} $more -MMD -MF $out.d -c $in -o $out"
+    lines = [f"rule compile\n  command = {compile_one}\n  depfile = $out.d"]
+    lines += [f"build {name}.o: compile {source}\n  more = {more}" for name, (source, more) in sources.items()]
+    lines += [f"rule link\n  command = {CXX} {sanitizers} $in $more -o $out"]
+    lines += [f"build {target.name}: link {objects}\n  more = {more_to_link}"]
     return "\n".join(lines) + "\n"
 
 

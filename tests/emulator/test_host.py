@@ -1,0 +1,72 @@
+"""The host code for CUDA, executed: checks, outputs, strides, workspaces and launches of csrc/cuda/affinity_pool.cpp.
+
+It is built as the CPU's implementation of the ops, with the emulator where a GPU would be, and put in the place of the
+compiled library in a copy of the package. There the op's own tests run on it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import affinity_pool
+import emulator
+
+pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
+TESTS = Path(__file__).parents[1]
+# What a GPU promises as well: all but refusals of what only a look at the data shows.
+CLAIMS = ("test_rule.py", "test_shapes.py", "test_torch.py")
+REFUSALS = "test_errors.py::test_the_op_itself_says_what_is_wrong"
+
+CAPTURE = """
+import ctypes, torch, affinity_pool
+capture = ctypes.CDLL(str(affinity_pool.backends.__globals__["LIBRARY"])).emulate_capture
+x = torch.randn(3, 40, 8).repeat_interleave(2, 1)
+plain = affinity_pool.pool_padded(x, left_padded=True)
+capture(True)
+for _ in range(2):
+    captured = affinity_pool.pool_padded(x, left_padded=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, captured))
+try:
+    affinity_pool.pool(x[0])
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
+capture(False)
+assert affinity_pool.pool(x[0]).counts.tolist() == [2] * 40
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to import the package from."""
+    folder = tmp_path_factory.mktemp("host")
+    source = Path(affinity_pool.__file__).parent
+    shutil.copytree(source, folder / "affinity_pool", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(emulator.build("host"), folder / "affinity_pool")
+    assert "built for an emulator" in run(folder, "-c", "import affinity_pool as a; print(*a.backends())")
+    return folder
+
+
+def run(package: Path, *command: str) -> str:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    environment = {**kept, "PYTHONPATH": str(package), "HYPOTHESIS_PROFILE": kept.get("HYPOTHESIS_PROFILE", "brief")}
+    done = subprocess.run([sys.executable, *command], env=environment, cwd=TESTS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_op_keeps_its_contract(package: Path):
+    files = [f"op/{name}" for name in (*CLAIMS, REFUSALS)]
+    others = "not (reference or emulator or triton or cuda)"
+    run(package, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", others, *files)
+
+
+def test_a_captured_call_has_a_workspace_of_its_own(package: Path):
+    """And `pool`, which has to wait for the number of groups, says that it cannot be captured."""
+    refused = run(package, "-c", CAPTURE)
+    assert "pool cannot be captured in a CUDA graph, for its shapes depend on data: call pool_padded" in refused
