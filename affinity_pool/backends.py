@@ -168,3 +168,14 @@ def use(name: str) -> AbstractContextManager[None]:
             _replace(before)
 
     return restore()
+
+
+def serving(device: torch.device) -> str:
+    """Name of the backend that a call on this device runs on now."""
+    if _current == "reference" or device.type not in ("cpu", "cuda"):
+        return "reference"
+    if device.type == "cpu":
+        return "cpu" if _library is not None else "reference"
+    if _architectures and _current != "triton":
+        return "cuda"
+    return "triton" if triton_kernels.missing() is None else "reference"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from . import checks
+from .backends import serving
 from .pooling import pool
 
 
@@ -13,8 +17,8 @@ class AffinityPooler:
     """Pools one sequence that arrives in chunks.
 
     A group is returned by the call that closes it; the open group is held as its running float32 sum, its count and its
-    last ``window`` rows. Concatenated results equal :func:`affinity_pool.pool` on the whole sequence, bit for bit on
-    the CPU; the CUDA kernel sums a group of more than eight rows in another order. No gradient is recorded.
+    last ``window`` rows. Concatenated results equal :func:`affinity_pool.pool` on the whole sequence, bit for bit with
+    every compiled or Triton kernel. No gradient is recorded.
 
     Args:
         threshold: cosine similarity; see :func:`affinity_pool.pool`.
@@ -29,7 +33,7 @@ class AffinityPooler:
         self.threshold = threshold
         self.window = window
         self._rows: Tensor | None = None  # the open group's latest rows, at most `window`
-        self._sum: Tensor | None = None
+        self._sum: RunningSum | None = None
         self._count = 0
 
     @torch.no_grad()
@@ -74,8 +78,8 @@ class AffinityPooler:
         if self._count == 1:
             values = self._rows.clone()
         else:
-            scale = torch.tensor(1.0, device=self._sum.device) / self._count
-            values = (self._sum * scale).to(self._rows.dtype).unsqueeze(0)
+            scale = torch.tensor(1.0, device=self._rows.device) / self._count
+            values = (self._sum.total() * scale).to(self._rows.dtype).unsqueeze(0)
         counts = torch.tensor([self._count], dtype=torch.int32, device=values.device)
         self._rows = self._sum = None
         self._count = 0
@@ -95,12 +99,56 @@ class AffinityPooler:
 
     def _add(self, rows: Tensor) -> None:
         if self._sum is None:
-            self._sum = torch.zeros(rows.shape[1], dtype=torch.float32, device=rows.device)
-        for row in rows:  # one by one, in the order in which an offline call adds them
-            self._sum += row
+            self._sum = SumByEights(rows) if serving(rows.device) == "cuda" else RunningSum(rows)
+        for row in rows:
+            self._sum.add(row)
         self._count += rows.shape[0]
         held = rows if self._rows is None else torch.cat([self._rows, rows])
         self._rows = held[-self.window :].clone()
+
+
+class RunningSum:
+    """Float32 sum of rows, one after the other: how an offline call sums them."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._open = torch.zeros(rows.shape[1], dtype=torch.float32, device=rows.device)
+
+    def add(self, row: Tensor) -> None:
+        self._open += row
+
+    def total(self) -> Tensor:
+        return self._open
+
+
+class SumByEights(RunningSum):
+    """The order of the CUDA kernel (csrc/cuda/means.cuh): eight rows are a block, eight blocks a larger one."""
+
+    FAN = 8
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__(rows)
+        self._rows = 0  # in the block that is being filled
+        self._blocks: list[tuple[int, Tensor]] = []  # sizes fall; fewer than eight of each
+
+    def add(self, row: Tensor) -> None:
+        super().add(row)
+        self._rows += 1
+        if self._rows < self.FAN:
+            return
+        self._blocks.append((1, self._open))
+        self._open, self._rows = torch.zeros_like(self._open), 0
+        while len(self._blocks) >= self.FAN and self._blocks[-self.FAN][0] == self._blocks[-1][0]:
+            size = self._blocks[-1][0]
+            joined = in_order(block for _, block in self._blocks[-self.FAN :])
+            self._blocks[-self.FAN :] = [(size * self.FAN, joined)]
+
+    def total(self) -> Tensor:
+        return in_order([*(block for _, block in self._blocks), self._open])
+
+
+def in_order(terms: Iterable[Tensor]) -> Tensor:
+    """Their sum, first to last."""
+    return functools.reduce(torch.add, terms)
 
 
 def _nothing(chunk: Tensor) -> tuple[Tensor, Tensor]:

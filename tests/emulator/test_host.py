@@ -40,6 +40,22 @@ capture(False)
 assert affinity_pool.pool(x[0]).counts.tolist() == [2] * 40
 """
 
+STREAM = """
+import torch, affinity_pool
+from affinity_pool import streaming
+streaming.serving = lambda device: "cuda"
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for rows in (1, 2, 7, 8, 9, 16, 63, 64, 65, 72, 130, 512, 513, 600):
+        x = 1 + 0.3 * torch.randn(rows, 24).to(dtype)
+        whole = affinity_pool.pool(x, threshold=-1.0)
+        pooler = affinity_pool.AffinityPooler(threshold=-1.0)
+        for chunk in x.split(37):
+            assert pooler.step(chunk)[1].numel() == 0
+        values, counts = pooler.flush()
+        assert counts.tolist() == [rows]
+        assert torch.equal(values, whole.values), (dtype, rows)
+"""
+
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -70,3 +86,7 @@ def test_a_captured_call_has_a_workspace_of_its_own(package: Path):
     """And `pool`, which has to wait for the number of groups, says that it cannot be captured."""
     refused = run(package, "-c", CAPTURE)
     assert "pool cannot be captured in a CUDA graph, for its shapes depend on data: call pool_padded" in refused
+
+
+def test_a_stream_is_summed_in_the_kernel_s_order(package: Path):
+    run(package, "-c", STREAM)
