@@ -6,8 +6,8 @@
 // published something and one of them a prefix, the anchor. What lies between is composed: a tile maps the state it is
 // entered with (the open group's length, capped at the window) to the state it leaves, the groups it opens and the row
 // of the last of them; maps compose associatively. A lane holds the map of one tile for one state, so a warp walks
-// through 32 / states tiles at a time and composes them with one shuffle a level. Cost is bounded for any data: about
-// 250 instructions for 32 tiles at window 3, 2500 at window 32.
+// through 32 / states tiles at a time and composes them with one shuffle a level. Cost is bounded for any data: some
+// 400 instructions for 32 tiles at window 3, 2500 at window 32.
 //
 // A tile is eight bytes to others, whatever the window, and empty places in it are zero: the identity.
 #pragma once

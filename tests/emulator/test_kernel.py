@@ -67,8 +67,25 @@ def test_look_back_reaches_beyond_what_a_block_can_watch(text, window):
         torch.testing.assert_close(result.values, expected.values)
 
 
+@pytest.mark.parametrize("window", [2, 3, 5, 32])
+def test_matches_at_the_edge_of_the_window_hold_a_long_group_together(window):
+    """Every row's only match lies exactly ``window`` rows back; the first row matches those that start it off."""
+    x = torch.cat([torch.ones(1, window), torch.eye(window).repeat(400 // window, 1)])
+    for seed in range(6):
+        assert emulator.pool(x, threshold=0.1, window=window, seed=seed).counts.tolist() == [x.shape[0]]
+
+
+@pytest.mark.parametrize("size", range(16, 24))
+def test_sums_of_a_long_group_end_with_it(size):
+    """Short groups begin and end in the tile in which the long one ends."""
+    x = spell("A" * size + "BBCCCDD", 40, noise=0.05)
+    ours, theirs = (pool(x, threshold=0.7) for pool in (emulator.pool, affinity_pool.pool))
+    assert ours.counts.tolist() == [size, 2, 3, 2]
+    torch.testing.assert_close(ours.values, theirs.values)
+
+
 def test_long_groups_are_summed_in_blocks():
-    """65,000 ones and a two: added one by one in float32 the error would be far larger."""
+    """65,000 equal rows: added one by one in float32, they would be off by a hundred times that."""
     x = torch.full((65000, 4), 0.1)
     mean = emulator.pool(x, threshold=-1.0).values[0]
     assert ((mean.double() - x[0].double()).abs() / x[0].double()).max() < 4e-7
@@ -101,7 +118,7 @@ def test_calls_of_all_sizes_share_a_workspace():
         assert torch.equal(emulator.pool(x).counts, affinity_pool.pool(x).counts)
 
 
-@pytest.mark.parametrize(("variant", "runs"), [("asan", ["300"])])
+@pytest.mark.parametrize(("variant", "runs"), [("asan", ["2000", "5000", "12"]), ("asan", ["300", "0", "2000"])])
 def test_sanitizers_find_nothing(variant, runs):
     """Addresses and undefined behaviour; `make sanitize` runs more of it, and the thread sanitizer."""
     fuzz = subprocess.run([emulator.build(variant), *runs], capture_output=True, text=True)

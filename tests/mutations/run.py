@@ -22,6 +22,7 @@ from cpu import CXX, CpuTree
 from cpu import FAULTS as CPU_FAULTS
 from cuda import FAULTS as CUDA_FAULTS
 from cuda import CudaTree
+from tree import Fault
 
 GROUPS = {"cpu": (CpuTree, CPU_FAULTS), "cuda": (CudaTree, CUDA_FAULTS)}
 
@@ -40,16 +41,18 @@ def main() -> int:
     for group, (tree_type, faults) in GROUPS.items():
         names = {fault: f"{group}/{fault.name}" for fault in faults}
         chosen = [fault for fault in faults if any(fnmatch.fnmatch(names[fault], name) for name in arguments.names)]
+        if not chosen:
+            continue
         if arguments.list:
             print(*(f"{names[fault]:44} {fault.file}" for fault in chosen), sep="\n")
-        elif chosen:
+        else:
             survivors += [names[fault] for fault in try_faults(group, tree_type, chosen)]
     if not arguments.list:
         print(f"\n{len(survivors)} survived", *survivors)
     return bool(survivors)
 
 
-def try_faults(group: str, tree_type: type[CpuTree] | type[CudaTree], faults: list) -> list:
+def try_faults(group: str, tree_type: type[CpuTree] | type[CudaTree], faults: list[Fault]) -> list[Fault]:
     """The faults that nothing catches."""
     survivors = []
     with tempfile.TemporaryDirectory(prefix="affinity_pool_mutations_") as directory:
