@@ -1,8 +1,9 @@
 """Builds affinity_pool/_C.abi3.so, one library on torch's stable ABI that no Python version owns, or installs without.
 
 What is built depends on what is here: g++ (or $CXX) for the CPU kernels, nvcc (or $NVCC) besides for the CUDA kernel.
-Without a compiler the package is pure Python; `affinity_pool.backends()` tells what is there. The outcome is one line of
-the install's output. The CUDA kernel needs nvcc alone: it sees no torch, and the library loads into a torch without CUDA.
+Without a compiler the package is pure Python; `affinity_pool.backends()` tells what is there. The outcome is one line
+of the install's output. The CUDA kernel needs nvcc alone: it sees no torch, and the library loads into a torch without
+CUDA. NVCC=none leaves it out.
 """
 
 import os
@@ -27,7 +28,9 @@ def compiler() -> str | None:
 
 
 def nvcc() -> str | None:
-    return shutil.which(os.environ.get("NVCC", "nvcc")) or shutil.which("nvcc", path=f"{os.environ.get('CUDA_HOME')}/bin")
+    if "NVCC" in os.environ:
+        return shutil.which(os.environ["NVCC"])
+    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin")
 
 
 def toolkit() -> Path:
