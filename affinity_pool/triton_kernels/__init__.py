@@ -1,13 +1,14 @@
-"""The op in Triton, for GPUs whose install has no compiled kernels: AMD's, and NVIDIA's without nvcc.
+"""The op in Triton, for GPUs whose install has no compiled kernel: AMD's, and NVIDIA's where there was no nvcc.
 
-Three launches, in the order of the data: :mod:`.nearest_match` reads every row and leaves a byte a row, k(t),
-:mod:`.scan` turns the bytes into groups, :mod:`.means` reads every row again and writes the groups. What stands between
-two of them is a point where every program has to have finished: a group may start a thousand rows before the tile that
-closes it. One launch would have to wait inside a kernel, and Triton promises no program that another one makes progress
-(the CUDA kernel waits, on tickets and flags it can order). Two launches would do if each program of the means scanned
-its whole sequence for its group: 1500 bytes and 4 us for every one of a thousand programs, where a launch is 2 us once.
+Three launches, in the order of the data. :mod:`.nearest_match` reads every row and leaves k(t), a byte a row;
+:mod:`.scan` turns the bytes into groups; :mod:`.means` reads every row again and writes the groups. Between two of them
+every program must have finished, for what one needs may come from any other of its sequence. To wait for that inside a
+kernel, as the CUDA kernel does, takes programs that are sure to make progress beside each other, which Triton does not
+promise, and counters that start at zero, which would be a launch of their own. To scan the whole sequence again in each
+of the thousand programs of its means takes microseconds a program, where a launch takes two once.
 
-Importing this package imports no triton; calling a kernel does.
+Importing this package imports no triton; the first call does. The kernels have run in Triton's interpreter and have
+been compiled for sm_80, sm_90 and gfx942, but they have not run on a GPU: what is said of time here is computed.
 """
 
 from __future__ import annotations

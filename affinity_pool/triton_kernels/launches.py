@@ -71,7 +71,8 @@ def _launch(
     with torch.cuda.device_of(x):
         nearest_match.nearest_match[(batch * triton.cdiv(rows, nearest_match.ROWS.value),)](
             x, mergeable, cu_seqlens, lengths, nearest, rows, bounds, dim, *strides, threshold, window,
-            left_padded, *nearest_match.lags_and_chunks(window, x.itemsize), num_warps=nearest_match.NUM_WARPS, **AS_WRITTEN,
+            left_padded, *nearest_match.lags_and_chunks(window, x.itemsize),
+            num_warps=nearest_match.NUM_WARPS, **AS_WRITTEN,
         )  # fmt: skip
         scan.scan[(batch,)](
             nearest, lengths, segment_ids, starts, groups, rows, window,

@@ -1,10 +1,10 @@
 """Launch 3: the mean of every group, and its count.
 
-Mapping. A program has BLOCK features of one row of ``values``. Which rows of x they come from the scan has left in
-``starts``; eight of them are on their way at a time. Programs of rows where there is no group write zeros to a padded
-batch, and end at once if sequences are packed: the grid is made before anyone knows M.
+Mapping. A program has BLOCK features of one row of ``values``; the rows of x that it is the mean of lie between two
+``starts``, and eight of them are on their way at a time. Where there is no group a program writes zeros to a padded
+batch, and ends at once if sequences are packed: the grid is made before anyone knows M.
 
-Traffic. N rows in, M out, each once; with 12 bytes a group beside them.
+Traffic. N rows in and M out, each once, and a few bytes a group.
 
 Determinism. A running float32 sum over the rows in order, times the float32 reciprocal of their number, rounded once,
 which is also how the C++ kernels do it. A group of one row is moved, never converted: NaNs keep their payload.
@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 
 from .formats import rounded, widened
-from .sequences import valid_rows
 
 BLOCK = tl.constexpr(1024)
 ROWS_IN_FLIGHT = tl.constexpr(8)
@@ -25,7 +24,12 @@ NUM_WARPS = 4
 
 @triton.jit
 def write_bounds(
-    cu_seqlens: tl.tensor, segment_ids: tl.tensor, cu_seqlens_out: tl.tensor, rows: tl.tensor, bounds: tl.tensor, found: tl.tensor
+    cu_seqlens: tl.tensor,
+    segment_ids: tl.tensor,
+    cu_seqlens_out: tl.tensor,
+    rows: tl.tensor,
+    bounds: tl.tensor,
+    found: tl.tensor,
 ) -> None:
     """``cu_seqlens_out``, the groups before each sequence: the id of its first row, or all if it begins at the end."""
     if cu_seqlens is None:

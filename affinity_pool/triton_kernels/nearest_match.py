@@ -64,7 +64,7 @@ def matches(dot: tl.tensor, norm_a: tl.tensor, norm_b: tl.tensor, threshold: tl.
 
 @triton.jit
 def starts_sequence(t: tl.tensor, cu_seqlens: tl.tensor, bounds: tl.tensor) -> tl.tensor:
-    """Whether rows t are entries of cu_seqlens, by bisection. Entries out of order mislead it, but not out of bounds."""
+    """Whether rows t are entries of cu_seqlens, by bisection. Entries out of order mislead it, not out of bounds."""
     low = tl.zeros((ROWS,), tl.int32)  # low..high holds the place of the first entry that is not below t
     high = low + bounds
     width = bounds

@@ -1,21 +1,22 @@
-"""Launch 2: the groups, from one byte a row. One program a sequence; packed sequences are one.
+"""Launch 2: the groups, from a byte a row. A program has a sequence; packed sequences are one.
 
-The open group's length, capped at the window, is all that row t needs to know of the past: it becomes length + 1 if k(t)
-<= length, and 1 if not, for then the row opens a group. Maps of lengths compose, so a sequence is cut into RUNS runs of
-rows that are taken at once, a thread each or a few.
+The open group's length, capped at the window, is all that row t needs to know of the past. It becomes length + 1 if
+k(t) <= length, and 1 if not, for then the row opens a group. These maps of lengths compose: so a sequence is cut into
+RUNS runs of rows, all of which are walked at once.
 
-1. Each run from every length it may begin with: the length it ends with, and how many groups it opens.
-2. The maps of neighbours are composed, then of neighbours of neighbours: after log2(RUNS) rounds each run knows the
-   length that it begins with, and a sum over the runs before it how many groups there are.
-3. Each run again, now from that length: ids, and the first row of each group.
+1. Each run from every length it may begin with: what length it ends with, and how many groups it opens.
+2. The maps of two neighbours are composed into one, those of two pairs, and so on: log2(RUNS) rounds of table look-ups,
+   after which a run knows the length that it begins with, and from a sum over earlier runs how many groups precede it.
+3. Each run again, from that length: ids, and the first row of each group.
 
-At T = 1500 a run has six rows and the rounds are most of the work; from 10^5 rows on it is the walk along a run, 0.3 ms
-for a million, a tenth of what the other two launches take. No input is slow, be it one group of everything or rows that
-alternate. Packing a map into a word for tl.associative_scan was the alternative: 50 instructions to compose two at
-window 8 and a thousand at window 32, where a table look-up takes five.
+At T = 1500 a run is six rows and step 2 most of the work. A million rows should take 0.3 ms, a tenth of what the other
+launches need for rows of 4096. No input is slow, neither one group of everything nor rows that alternate. The
+alternative was tl.associative_scan over maps packed into words: 50 instructions to compose two at window 8, a thousand
+at window 32.
 
-Traffic. N bytes twice, 4 N bytes of ids, 4 M of starts, and no word between the steps: tl.debug_barrier does not order
-global memory on every AMD GPU. All of it is integers: there is no order of operations that could matter.
+Traffic. N bytes twice, 4 N bytes of ids, 4 M of starts. Nothing passes from thread to thread through global memory: of
+tl.debug_barrier AMD's compiler makes a barrier that waits for no store. And all of it is integers: there is no order of
+operations that could matter.
 """
 
 from __future__ import annotations
