@@ -145,7 +145,7 @@ def test_without_a_gpu_its_backends_say_so():
     assert not backends["cuda"].available
     assert not backends["triton"].available
     assert backends["triton"].detail == "no CUDA or ROCm device here"
-    assert backends["cuda"].detail.startswith(("not built: ", "built for sm_80, sm_90 and PTX, but torch sees"))
+    assert backends["cuda"].detail.startswith(("not built: ", "built for sm_"))
 
 
 def test_a_backend_prints_as_a_line():

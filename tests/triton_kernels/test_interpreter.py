@@ -40,7 +40,7 @@ def test_the_claims_hold_in_the_interpreter():
         "TRITON_INTERPRET": "1",
         "HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "brief"),
     }
-    options = ["-x", "-n", "2", "-p", "no:cacheprovider", "-p", "interpreted", "-W", "ignore"]
+    options = ["-x", "-p", "no:cacheprovider", "-p", "interpreted", "-W", "ignore"]
     chosen = ["-k", "not (" + " or ".join(f"({slow})" for slow in SLOW) + ")", *CLAIMS]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *chosen],
