@@ -37,15 +37,15 @@ def states_of(window: int) -> int:
 
 
 @triton.jit
-def join_or_open(length: tl.tensor, k: tl.tensor, cap: tl.tensor) -> tl.tuple:
+def join_or_open(length: tl.tensor, k: tl.tensor, window: tl.tensor) -> tl.tuple:
     """The open group's length after a row, and 1 if the row has opened it."""
     joins = k.to(tl.int32) <= length
-    return tl.where(joins, tl.minimum(length + 1, cap), 1), tl.where(joins, 0, 1)
+    return tl.where(joins, tl.minimum(length + 1, window), 1), tl.where(joins, 0, 1)
 
 
 @triton.jit
 def first_lengths(last: tl.tensor, states: tl.constexpr) -> tl.tensor:
-    """Step 2: ``[RUNS]``, the open group's length before each run, from ``last[run, length before - 1]``.
+    """``[RUNS]``, the open group's length before each run, from ``last[run, length before - 1]``.
 
     The first run's is 1: any would do, for its first row matches none and opens a group.
     """
@@ -78,18 +78,19 @@ def scan(
     run_length = tl.cdiv(end - first, RUNS)
     begin = tl.minimum(first + tl.arange(0, RUNS) * run_length, end)
     rows_here = tl.minimum(end - begin, run_length)
-    cap = tl.maximum(window, 2)  # at window 1 too, a length of 1 is to mean that the row has opened the group
 
+    # Step 1
     before = tl.arange(0, states)[None, :] + 1
     last = tl.zeros((RUNS, states), tl.int32) + before
     opened = tl.zeros((RUNS, states), tl.int32)
     i = 0
     while i < run_length:
         k = tl.load(nearest + begin + i, i < rows_here, other=0)  # 0: no row, which joins and opens nothing
-        last, opens = join_or_open(last, k[:, None], cap)
+        last, opens = join_or_open(last, k[:, None], window)
         opened += opens
         i += 1
 
+    # Step 2
     length = first_lengths(last, states)
     opened_here = tl.sum(tl.where(before == length[:, None], opened, 0), 1)
     group = tl.cumsum(opened_here, 0) - opened_here - 1
@@ -97,11 +98,12 @@ def scan(
     tl.store(groups + sequence, found)
     tl.store(starts + found, end)
 
+    # Step 3
     first_id = rows - found if left else 0
     i = 0
     while i < run_length:
         exists = i < rows_here
-        length, opens = join_or_open(length, tl.load(nearest + begin + i, exists, other=0), cap)
+        length, opens = join_or_open(length, tl.load(nearest + begin + i, exists, other=0), window)
         group += opens
         tl.store(segment_ids + begin + i, first_id + group, exists)
         tl.store(starts + group, begin + i, exists & (opens == 1))

@@ -1,7 +1,7 @@
-"""Where the rows of a sequence lie, as all three kernels see it.
+"""Where the rows of a sequence lie, as the kernels see it.
 
-A call is ``sequences`` times ``rows`` rows: a padded batch is B times T, packed sequences are 1 times N (their starts
-come in with the scan). Rows count from 0 in each sequence; of a padded one, ``lengths`` says how many are valid.
+A call is a number of sequences of ``rows`` rows each: B of T for a padded batch, and one of N for packed sequences, in
+which ``cu_seqlens`` marks rows that begin a group. ``lengths`` says how many rows of a padded sequence are valid.
 """
 
 from __future__ import annotations

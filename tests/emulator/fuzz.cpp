@@ -17,11 +17,14 @@ namespace {
 using affinity_pool::cuda::Layout;
 using emulator::Dtype;
 
-// Side by side. More than a block has threads, so that it looks back at tiles of which none has its prefix yet; but
-// ThreadSanitizer knows 8128 fibers at most.
+// Bounds that make no sense may give a row to two sequences, whose blocks then both write its id: a race, and harmless.
+// Blocks side by side: more than a block has threads, so that it looks back at tiles of which none has its prefix yet;
+// but ThreadSanitizer knows 8128 fibers at most.
 #ifdef EMULATOR_TSAN
+constexpr bool kGarbage = false;
 constexpr unsigned kMostBlocks = 60;
 #else
+constexpr bool kGarbage = true;
 constexpr unsigned kMostBlocks = 200;
 #endif
 
@@ -82,7 +85,7 @@ Case draw_case(int most_rows) {
   c.window = pick({1, 2, 3, 3, 4, 5, 8, 32});
   c.threshold = pick({-1.0, 0.3, 0.6, 0.8, 0.95, 2.0});
   c.masked = upto(2) == 0;
-  c.garbage = upto(9) == 0;
+  c.garbage = upto(9) == 0 && kGarbage;
   const int longest = std::max(1, most_rows / c.batch);
   std::vector<int> lengths;
   for (int b = 0; b < c.batch; ++b) lengths.push_back(pick({0, 1, 7, 8, 9, upto(longest), upto(longest), longest}));
