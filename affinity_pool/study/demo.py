@@ -18,14 +18,14 @@ from torch import Tensor
 from ..models import PrefillStats, Site, patch
 from ..models.sites import Positions
 from . import InputError, ttft
-from .audio import load_audio
-from .figure import Picture, Row
+from .data.audio import load_audio
+from .data.manifest import Utterance, read_manifest
 from .flops import Flops, knows_encoder, prefill_flops, tokens_per_layer
 from .groups import Span, spans_after_sites
 from .lslm import BUNDLED, Lslm
-from .manifest import Utterance, read_manifest
+from .metrics.wer import WordErrors, word_errors
+from .report.groups_picture import Picture, Row
 from .ttft import Ttft
-from .wer import WordErrors, word_errors
 
 
 @dataclass(frozen=True)

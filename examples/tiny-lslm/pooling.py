@@ -20,7 +20,7 @@ import torch
 from affinity_pool.models import SiteStats
 from affinity_pool.models.sites import load
 from affinity_pool.provenance import provenance
-from affinity_pool.study.baselines import uniform_drop
+from affinity_pool.study.reductions.strides import uniform_drop
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from evaluate import LONGEST_ANSWER

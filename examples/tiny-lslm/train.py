@@ -118,14 +118,17 @@ class Batch:
             yield Batch(mel, self.counts[part], frames, self.answers[part], self.tasks[part])
 
 
-def make_batch(cache: WordCache, draw: np.random.Generator, least: int, most: int, size: int, tasks: bool) -> Batch:
-    """`size` utterances of `least` to `most` words; transcription only unless `tasks`."""
+def make_batch(
+    cache: WordCache, draw: np.random.Generator, least: int, most: int, size: int, tasks: bool, tempo: bool
+) -> Batch:
+    """`size` utterances of `least` to `most` words, at many tempi if `tempo`; transcription only unless `tasks`."""
     chosen = [str(draw.choice(TASKS, p=TASK_SHARES)) if tasks else "transcribe" for _ in range(size)]
     pairs = []
     for task in chosen:
         source = str(draw.choice(SOURCES, p=SOURCE_SHARES))
         count = int(draw.integers(least, most + 1))
-        pairs.append((compose(cache, draw, "train", source, count, translatable=task == "spanish"), task))
+        translatable = task == "spanish"
+        pairs.append((compose(cache, draw, "train", source, count, translatable=translatable, tempo=tempo), task))
     pairs.sort(key=lambda pair: -len(pair[0].samples))
     mel = log_mel([torch.from_numpy(utterance.samples) for utterance, _ in pairs])
     _mask_and_tilt(mel, draw)
@@ -197,8 +200,8 @@ def backward(model: nn.Module, frame_head: nn.Linear, batch: Batch, frame_weight
 class Run:
     """One rank's side of a training run."""
 
-    def __init__(self, steps: int, seed: int, out: Path) -> None:
-        self.steps, self.seed, self.out = steps, seed, out
+    def __init__(self, steps: int, seed: int, out: Path, tempo: bool) -> None:
+        self.steps, self.seed, self.out, self.tempo = steps, seed, out, tempo
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(seed)
         self.cache = WordCache()
@@ -212,7 +215,7 @@ class Run:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
         self.progress = Progress()
-        self.saved = BUILD / "training.pt"
+        self.saved = BUILD / ("training.pt" if tempo else "training-no-tempo.pt")
 
     def say(self, line: str) -> None:
         if self.rank == 0:
@@ -254,7 +257,7 @@ class Run:
         level_words = LEVELS[progress.level]
         most = level_words if shared.random() < 0.6 else int(shared.integers(1, level_words + 1))
         size = min(64, max(8, WORDS_PER_BATCH[level_words] // most))
-        batch = make_batch(self.cache, own, max(1, most - 1), most, size, progress.level >= TASK_LEVEL)
+        batch = make_batch(self.cache, own, max(1, most - 1), most, size, progress.level >= TASK_LEVEL, self.tempo)
 
         self.optimizer.zero_grad(set_to_none=True)
         losses = backward(self.model, self.frame_head, batch, progress.frame_weight(self.steps))
@@ -328,12 +331,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "checkpoint")
     parser.add_argument("--save-every", type=int, default=100, help="steps")
     parser.add_argument("--check-every", type=int, default=300, help="steps")
+    parser.add_argument("--no-tempo", dest="tempo", action="store_false", help="the ablation: words as spoken only")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     dist.init_process_group("gloo", timeout=PATIENCE)
-    Run(arguments.steps, arguments.seed, arguments.out).train(arguments.save_every, arguments.check_every)
+    Run(arguments.steps, arguments.seed, arguments.out, arguments.tempo).train(
+        arguments.save_every, arguments.check_every
+    )
     dist.destroy_process_group()
 
 

@@ -64,8 +64,12 @@ def compose(
     *,
     translatable: bool = False,
     slow: bool = False,
+    tempo: bool = True,
 ) -> Utterance:
-    """`count` random words (fewer if they outlast ten seconds) of one voice, with pauses, noise and a random gain."""
+    """`count` random words (fewer if they outlast ten seconds) of one voice, with pauses, noise and a random gain.
+
+    Training words come at many tempi; `tempo=False` keeps them as spoken, for the ablation.
+    """
     train = split == "train"
     voices = cache.voices[split, source]
     voice = voices[draw.integers(len(voices))]
@@ -73,7 +77,7 @@ def compose(
     if train and count > 1 and draw.random() < 0.12:  # the same word twice in a row is otherwise 1 in 63
         twin = draw.integers(1, count)
         words[twin] = words[twin - 1]
-    tempi = _draw_tempi(draw, count) if train else [SLOW_TEMPO if slow else NATURAL] * count
+    tempi = _draw_tempi(draw, count) if train and tempo else [SLOW_TEMPO if slow else NATURAL] * count
 
     pieces = [np.zeros(int(draw.uniform(0.06, 0.3) * RATE), np.float32)]
     spans: list[tuple[int, int, int]] = []
@@ -91,7 +95,7 @@ def compose(
             pieces.append(np.zeros(pause, np.float32))
             position += pause
     if position > LONGEST:
-        return compose(cache, draw, split, source, max(1, count - 1), translatable=translatable, slow=slow)
+        return compose(cache, draw, split, source, max(1, count - 1), translatable=translatable, slow=slow, tempo=tempo)
 
     tail = int(min(draw.uniform(0.1, 0.3) * RATE, LONGEST + FRAME - position))
     tail += -(position + tail) % FRAME

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from affinity_pool.study.baselines import uniform_drop
+from affinity_pool.study.reductions.strides import uniform_drop
 
 
 @pytest.mark.parametrize("left_padded", [False, True])

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from affinity_pool.study import InputError
-from affinity_pool.study.audio import load_audio
-from affinity_pool.study.manifest import Word, read_manifest
+from affinity_pool.study.data.audio import load_audio
+from affinity_pool.study.data.manifest import Word, read_manifest
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("tone.wav", 1.2), ("chord.flac", 1.6)])

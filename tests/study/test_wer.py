@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from affinity_pool.study import InputError
-from affinity_pool.study.wer import marked, normalise, word_errors
+from affinity_pool.study.metrics.wer import marked, normalise, word_errors
 
 
 def test_case_punctuation_and_spacing_do_not_count() -> None:

@@ -10,9 +10,9 @@ from statistics import median
 from string import Template
 from typing import Any
 
-from .demo import Clip, Cost, Demo, site_name
-from .figure import save
-from .report import arrows, compared, conclusions, summary
+from ..demo import Clip, Cost, Demo, site_name
+from .demo_terminal import arrows, compared, conclusions, summary
+from .groups_picture import save
 
 BINARY = ("B", "KiB", "MiB", "GiB")
 DECIMAL = ("", "k", "M", "G", "T", "P")
@@ -31,7 +31,7 @@ def write(demo: Demo, folder: Path) -> list[Path]:
 
 
 def html(demo: Demo, facts: dict[str, Any], pictures: dict[str, Path]) -> str:
-    """The page; ``facts`` are those of :func:`affinity_pool.study.report.summary`."""
+    """The page; ``facts`` are those of :func:`affinity_pool.study.report.demo_terminal.summary`."""
     rules = "; ".join(f"{site_name(s)}: cosine ≥ {s.threshold:g}, window {s.window}" for s in demo.sites)
     about = facts["provenance"]
     machine = {name: about[name] for name in ("cores", "threads", "system", "commit", "date")}

@@ -18,8 +18,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from .groups import Span, containing
-from .manifest import Word
+from ..data.manifest import Word
+from ..groups import Span, containing
 
 
 @dataclass(frozen=True)

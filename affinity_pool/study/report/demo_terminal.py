@@ -1,4 +1,4 @@
-"""What a demo found, for the terminal and as ``summary.json``. The HTML page is in ``page``."""
+"""What a demo found, for the terminal and as ``summary.json``. The HTML page is in ``demo_page``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..provenance import provenance
-from .demo import Clip, Cost, Demo, site_name
-from .wer import marked
+from ...provenance import provenance
+from ..demo import Clip, Cost, Demo, site_name
+from ..metrics.wer import marked
 
 STYLES = {"equal": "", "substitute": "bold red", "insert": "bold red", "delete": "red strike"}
 

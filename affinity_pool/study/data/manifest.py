@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import InputError
+from .. import InputError
 
 SHOWN = 10  # bad lines named in one error
 

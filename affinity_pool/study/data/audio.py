@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from . import InputError
+from .. import InputError
 
 SHORTEST = 0.1  # seconds; two frames of a 25 Hz encoder, below which there is nothing to pool
 

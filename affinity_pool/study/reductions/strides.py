@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..models import Reduce
-from ..results import PooledPadded
+from ...models import Reduce
+from ...results import PooledPadded
 
 
 def uniform_drop(kept: Tensor) -> Reduce:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import jiwer
 
-from . import InputError
+from .. import InputError
 
 Mark = tuple[str, str]
 """A word and what is wrong with it: equal (nothing), substitute, insert or delete."""

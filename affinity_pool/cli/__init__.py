@@ -1,0 +1,18 @@
+"""The command line: a module for each command, holding its options and help and nothing else.
+
+What a command does is in a module of its own under ``affinity_pool``, imported when the command runs. To add one, write
+a module with a function that imports its work inside ``explained()``, and name it below, in the order of ``--help``.
+"""
+
+from __future__ import annotations
+
+from . import demo, bench, env  # noqa: F401  # isort: skip
+from .application import app
+
+
+def main() -> None:
+    """Entry point of ``affinity-pool``."""
+    app()
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,1 @@
+"""What is listened to: recordings, manifests, word times."""
