@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .application import app, console, explained
+from .application import accelerator, app, console, explained
 from .options import Device
 
 

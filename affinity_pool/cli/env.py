@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from .application import app, console
+from .application import accelerator, app, console
 
 
 @app.command()
