@@ -1,11 +1,14 @@
-"""Options that several commands take, so that they read alike everywhere."""
+"""Options that several commands take, so that they read alike everywhere, and the parsing of lists in them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+
+Value = TypeVar("Value")
 
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the bundled tiny model if left out.")]
 Data = Annotated[
@@ -14,9 +17,46 @@ Data = Annotated[
         help="Manifest (JSON lines), or a datasets id as ID[:CONFIG[:SPLIT]]; the bundled recordings if left out."
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N recordings only.")]
+Task = Annotated[str | None, typer.Option(help="Only the recordings of this task; all if left out.")]
+OneTask = Annotated[str, typer.Option(help="Only the recordings of this task.")]
+Prompt = Annotated[str | None, typer.Option(help="What to ask, instead of each recording's own task.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N recordings.")]
 Batch = Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")]
+Longest = Annotated[int, typer.Option(min=1, help="New tokens of an answer, at most; the paper's limit is 256.")]
+Layers = Annotated[
+    str | None, typer.Option(help="As '0,7,12-15'; every one of up to 12, else every fifth and the last, if left out.")
+]
+Alignments = Annotated[
+    str | None,
+    typer.Option(
+        help="Where words begin and end: 'manifest', 'pocketsphinx', or a folder of Montreal Forced Aligner TextGrids; "
+        "the manifest's times, else pocketsphinx for English, if left out."
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for all that is written; started again, a run goes on from there.")]
+Seed = Annotated[int, typer.Option(help="Of whatever is random.")]
 Device = Annotated[str | None, typer.Option(help="'cpu', 'cuda', ...; a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="'auto': float32 on the CPU, the checkpoint's own on a GPU.")]
-Prompt = Annotated[str | None, typer.Option(help="What to ask, instead of each recording's own task.")]
-Out = Annotated[Path, typer.Option(help="Folder for everything written; a run started again resumes from it.")]
+
+
+def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
+    """The values of a list written with commas."""
+    try:
+        return [kind(part.strip()) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{name} must be {kind.__name__}s with commas between them, got {text!r}") from None
+
+
+def layers_of(text: str | None, depth: int) -> list[int]:
+    """Layers written as ``0,7,12-15``; None: every one of up to 12, else every fifth, as in the paper, and the last."""
+    if text is None:
+        return list(range(depth)) if depth <= 12 else sorted({*range(0, depth, 5), depth - 1})
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise typer.BadParameter(f"layers must be as '0,7,12-15', got {text!r}")
+        found |= set(range(int(first), int(last if dash else first) + 1))
+    if not found or max(found) >= depth:
+        raise typer.BadParameter(f"this model's decoder has layers 0 to {depth - 1}, got {text!r}")
+    return sorted(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, LogitsProcessorList
 
 from ..models import FAMILIES
 from ..models.families import family_of
@@ -47,26 +47,75 @@ class Lslm:
         """Seconds it hears at once; the feature extractor cuts the rest off without a word."""
         return self.processor.feature_extractor.n_samples / self.rate
 
+    def check(self, audio: Audio, text: str | None = None) -> None:
+        """Refuse a recording that the model would hear cut, and a right answer that it cannot spell.
+
+        Raises:
+            InputError: either would count as the model's error.
+        """
+        if audio.seconds > self.longest + 1e-3:
+            raise InputError(f"lasts {audio.seconds:.1f} s, and {self.name} hears {self.longest:g} s at once")
+        if text is not None and not self.can_spell(text):
+            raise InputError(f"has a text with words outside the vocabulary of {self.name}: {text!r}")
+
     def inputs(self, audio: Audio, prompt: str) -> dict[str, Tensor]:
-        """The model's keyword arguments for one recording and one question, in a batch of one, on its device.
+        """The model's keyword arguments for one recording and one question: :meth:`batch` of one."""
+        return self.batch([audio], [prompt])
+
+    def batch(self, audio: Sequence[Audio], prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The model's keyword arguments for recordings and a question about each, padded on the left, on its device.
 
         Audio longer than :attr:`longest`, or at another rate than :attr:`rate`, is refused.
         """
-        if audio.rate != self.rate or audio.seconds > self.longest + 1e-3:
-            raise ValueError(
-                f"audio has {audio.seconds:.2f} s at {audio.rate} Hz; {self.name} takes up to {self.longest} s at "
-                f"{self.rate} Hz"
+        for clip in audio:
+            if clip.rate != self.rate or clip.seconds > self.longest + 1e-3:
+                raise ValueError(
+                    f"audio has {clip.seconds:.2f} s at {clip.rate} Hz; {self.name} takes up to {self.longest} s at "
+                    f"{self.rate} Hz"
+                )
+        texts = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": prompt}]}],
+                add_generation_prompt=True,
+                tokenize=False,
             )
-        content = [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": prompt}]
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            for prompt in prompts
+        ]
+        self.processor.tokenizer.padding_side = "left"
+        inputs = self.processor(
+            text=texts,
+            audio=[clip.samples for clip in audio],
+            sampling_rate=self.rate,
+            return_tensors="pt",
+            padding=True,
         )
-        inputs = self.processor(text=text, audio=audio.samples, sampling_rate=self.rate, return_tensors="pt")
         dtype = self.model.dtype
         return {
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in inputs.items()
         }
+
+    @property
+    def encoder(self) -> Any:
+        """The module that turns features into audio embeddings; None where the family does not say."""
+        return family_of(self.model).encoder(self.model)
+
+    @property
+    def token_seconds(self) -> float:
+        """Seconds that one audio token stands for.
+
+        Raises:
+            InputError: the model's family does not say.
+        """
+        seconds = family_of(self.model).token_seconds(self.model.config)
+        if seconds is None:
+            raise InputError(f"how long an audio token of a {self.model.config.model_type} model is, is not known")
+        return seconds
+
+    @property
+    def depth(self) -> int:
+        """Decoder layers."""
+        return len(family_of(self.model).decoder(self.model).layers)
 
     def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``[B, T]`` bool: which tokens of the prompt are audio."""
@@ -89,17 +138,40 @@ class Lslm:
         return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
 
     @torch.inference_mode()
-    def generate(self, inputs: Mapping[str, Tensor], longest: int = LONGEST_ANSWER) -> Tensor:
-        """``[B, new]`` ids of the greedy answer."""
+    def generate(
+        self,
+        inputs: Mapping[str, Tensor],
+        longest: int = LONGEST_ANSWER,
+        first: Callable[[Tensor], object] | None = None,
+    ) -> Tensor:
+        """``[B, new]`` ids of the greedy answer; ``first`` is shown the logits ``[B, V]`` of its first token."""
+        prompt = inputs["input_ids"].shape[1]
+
+        def watch(ids: Tensor, scores: Tensor) -> Tensor:
+            if first is not None and ids.shape[1] == prompt:
+                first(scores)
+            return scores
+
         # the limits are this call's: a checkpoint's own sampling settings would make runs differ
         tokens = self.model.generate(
-            **inputs, max_new_tokens=longest, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None
+            **inputs,
+            max_new_tokens=longest,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            logits_processor=LogitsProcessorList([watch]),
         )
-        return tokens[:, inputs["input_ids"].shape[1] :]
+        return tokens[:, prompt:]
+
+    def spelled(self, tokens: Tensor) -> list[str]:
+        """``[B, new]`` ids of answers as texts."""
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def answer(self, inputs: Mapping[str, Tensor]) -> str:
         """The greedy answer of a batch of one as text."""
-        return self.processor.tokenizer.decode(self.generate(inputs)[0], skip_special_tokens=True).strip()
+        return self.spelled(self.generate(inputs))[0]
 
 
 def load(name: str | None = None, device: str | None = None, dtype: str = "auto") -> Lslm:

@@ -14,6 +14,8 @@ from utterances import SETS, WordCache, task_group
 from vocabulary import TASKS, answer
 from words import BUILD, RATE
 
+METRIC = {"transcribe": "wer", "question": "accuracy", "spanish": "bleu"}
+
 
 def export(cache: WordCache, set_name: str, tasks: list[str], count: int, out: Path) -> Path:
     """`count` utterances for each task; `first` and `last` share theirs. Returns the manifest's path."""
@@ -29,6 +31,7 @@ def export(cache: WordCache, set_name: str, tasks: list[str], count: int, out: P
                 "seconds": round(len(utterance.samples) / RATE, 3),
                 "text": " ".join(answer(utterance.words, task)),
                 "task": task,
+                "metric": METRIC[task_group(task)],
                 "language": "es" if task == "spanish" else "en",
                 "word_times": "exact",
                 "source": f"{set_name}, {utterance.voice}",

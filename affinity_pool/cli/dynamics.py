@@ -1,0 +1,42 @@
+"""``affinity-pool dynamics``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .application import app, explained
+from .options import Alignments, Batch, Data, Device, Dtype, Limit, Model, OneTask, Out, Prompt
+
+
+@app.command()
+def dynamics(
+    model: Model = None,
+    data: Data = None,
+    alignments: Alignments = None,
+    task: OneTask = "transcribe",
+    prompt: Prompt = None,
+    limit: Limit = None,
+    batch: Batch = 16,
+    out: Out = Path("out/dynamics"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Similarity dynamics: how alike audio tokens are at each layer.
+
+    Neighbour similarity, the mean over all pairs, and the largest inside a word. No text is needed; without word times
+    the third is left out.
+    """
+    with explained():
+        from ..study import dynamics
+        from ..study.report import dynamics_page
+        from .session import open_session
+
+        session = open_session(
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
+        )
+        lslm = session.lslm
+        options = {"alignments": alignments, "task": task}
+        done = session.run("dynamics", options, dynamics.Measuring(lslm), dynamics.words_of(alignments, lslm))
+        if session.leads:
+            facts = dynamics.summary(lslm, *done)
+            session.write(facts, dynamics_page.page(facts))

@@ -1,0 +1,70 @@
+"""``affinity-pool eval``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .application import app, explained
+from .options import Batch, Data, Device, Dtype, Limit, Longest, Model, Out, Prompt, Seed, Task, listed
+
+
+@app.command("eval")
+def evaluate(
+    model: Model = None,
+    data: Data = None,
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'aggressive', 'conservative', a JSON file, or LAYER:THRESHOLD:WINDOW[,...] as '0:0.9:1,7:0.85:3'; "
+            "repeat to compare. If left out the model's own affinity_pool.json, else 'aggressive'."
+        ),
+    ] = None,
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help="Other ways to the same number of tokens: speed-up, random-drop, uniform-drop, uniform-merge, "
+            "interpolate, bipartite-merge; 'none' for none. speed-up goes with sites at the input alone."
+        ),
+    ] = "speed-up,random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Judge of spoken answers, as package.module:function(question, reference, answer)."),
+    ] = None,
+    seed: Seed = 0,
+    task: Task = None,
+    prompt: Prompt = None,
+    limit: Limit = None,
+    batch: Batch = 16,
+    longest: Longest = 256,
+    out: Out = Path("out/eval"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Transcription, spoken questions and translation with and without pooling, beside baselines at the same budget.
+
+    WER and cWER, accuracy, BLEU, each with intervals of the paired difference; tokens left; prefill FLOPs.
+    """
+    with explained():
+        from ..study import evaluate
+        from ..study.conditions import Answering, scorable
+        from ..study.metrics.judge import judged, load_judge
+        from ..study.report import evaluation_page
+        from .session import open_session
+
+        referee = None if judge is None else judged(load_judge(judge), judge)
+        session = open_session(
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
+        )
+        lslm = session.lslm
+        choices = [evaluate.choose(spec, lslm.depth) for spec in sites or [lslm.sites]]
+        names = [] if baselines == "none" else listed(baselines, str, "baselines")
+        conditions = evaluate.conditions(choices, names, seed)
+        options = {"conditions": [condition.name for condition in conditions], "seed": seed, "longest": longest}
+        work = Answering(lslm, conditions, longest, referee)
+        done = session.run("eval", {**options, "judge": judge, "task": task}, work, scorable())
+        if session.leads:
+            facts = evaluate.summary(lslm, *done, referee)
+            session.write(facts, evaluation_page.page(facts))

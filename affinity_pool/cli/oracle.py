@@ -1,0 +1,81 @@
+"""``affinity-pool oracle``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .application import app, explained
+from .options import (
+    Alignments,
+    Batch,
+    Data,
+    Device,
+    Dtype,
+    Layers,
+    Limit,
+    Longest,
+    Model,
+    OneTask,
+    Out,
+    Prompt,
+    Seed,
+    layers_of,
+    listed,
+)
+
+
+@app.command()
+def oracle(
+    model: Model = None,
+    data: Data = None,
+    layers: Layers = None,
+    operators: Annotated[
+        str, typer.Option(help="Of random-drop, uniform-drop, uniform-merge.")
+    ] = "random-drop,uniform-drop,uniform-merge",
+    budgets: Annotated[
+        str, typer.Option(help="Tokens a unit, as '2', or shares of the recording, as '25%'; the paper's if left out.")
+    ] = "25.67%,47.57%,76.08%",
+    units: Annotated[str, typer.Option(help="'words', or spans of so many seconds, as '0.4'.")] = "words",
+    alignments: Alignments = None,
+    seed: Seed = 0,
+    task: OneTask = "transcribe",
+    prompt: Prompt = None,
+    limit: Limit = None,
+    batch: Batch = 16,
+    longest: Longest = 256,
+    out: Out = Path("out/oracle"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Oracle interventions: each word compressed to a few tokens, at one layer at a time.
+
+    Shows where in the model audio tokens can be spared: the error of the answers over layers, for Random Drop, Uniform
+    Drop and Uniform Merge at each budget.
+    """
+    with explained():
+        from ..study import oracle
+        from ..study.conditions import Answering, scorable
+        from ..study.report import oracle_page
+        from ..study.scores import summary
+        from .session import open_session
+
+        session = open_session(
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
+        )
+        lslm = session.lslm
+        chosen = layers_of(layers, lslm.depth)
+        sizes = listed(budgets, oracle.Budget.parse, "budgets")
+        conditions = oracle.conditions(chosen, listed(operators, str, "operators"), sizes, seed)
+        options = {"layers": chosen, "operators": operators, "budgets": budgets, "units": units, "seed": seed}
+        done = session.run(
+            "oracle",
+            {**options, "alignments": alignments, "longest": longest, "task": task},
+            Answering(lslm, conditions, longest),
+            scorable(oracle.units_of(units, alignments, lslm)),
+        )
+        if session.leads:
+            facts = summary(lslm, *done)
+            session.write(facts, oracle_page.page(facts))

@@ -1,0 +1,70 @@
+"""``affinity-pool probe``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .application import app, explained
+from .options import (
+    Batch,
+    Data,
+    Device,
+    Dtype,
+    Layers,
+    Limit,
+    Longest,
+    Model,
+    OneTask,
+    Out,
+    Prompt,
+    layers_of,
+    listed,
+)
+
+
+@app.command()
+def probe(
+    model: Model = None,
+    data: Data = None,
+    layers: Layers = None,
+    thresholds: Annotated[str, typer.Option(help="Cosines to merge at.")] = "0.9,0.8,0.7,0.6",
+    windows: Annotated[str, typer.Option(help="Latest tokens of the open group to compare with.")] = "1,3",
+    picture: Annotated[
+        str | None, typer.Option(help="Utterance id whose groups are drawn; the longest with word times if left out.")
+    ] = None,
+    task: OneTask = "transcribe",
+    prompt: Prompt = None,
+    limit: Limit = None,
+    batch: Batch = 16,
+    longest: Longest = 256,
+    out: Out = Path("out/probe"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Affinity Pooling at one layer at a time: tokens left and error of the answers, over thresholds and windows.
+
+    Also draws the groups that each layer would make of one recording, with its words.
+    """
+    with explained():
+        from ..study import probe
+        from ..study.conditions import Answering, scorable
+        from ..study.report import probe_page
+        from ..study.scores import summary
+        from .session import open_session
+
+        session = open_session(
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
+        )
+        lslm = session.lslm
+        chosen = layers_of(layers, lslm.depth)
+        cosines, widths = listed(thresholds, float, "thresholds"), listed(windows, int, "windows")
+        options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}
+        work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest)
+        done = session.run("probe", options, work, scorable())
+        if session.leads:
+            facts = summary(lslm, *done)
+            drawn = probe.pictures(lslm, session.utterances, picture, prompt, chosen, cosines, widths[-1])
+            session.write(facts, probe_page.page(facts, drawn))

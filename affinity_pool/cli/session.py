@@ -1,0 +1,99 @@
+"""What every experiment does around its own work: load, choose recordings, run, summarise, write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import track
+
+from .application import console
+
+if TYPE_CHECKING:
+    from ..study.data import Utterance
+    from ..study.lslm import Lslm
+    from ..study.report.page import Page
+    from ..study.runs import Prepare, Record, Work
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model, the recordings it is to hear, and where results go."""
+
+    lslm: Lslm
+    utterances: Sequence[Utterance]
+    data: str
+    out: Path
+    batch: int
+    prompt: str | None
+
+    def run(
+        self, command: str, options: Record, work: Work, prepare: Prepare | None = None, folder: Path | None = None
+    ) -> tuple[Record, list[Record]]:
+        """What the run was, and all its records."""
+        from ..study.runs import Plan, problems, run
+
+        plan = Plan(command, self.lslm.name, {"data": self.data, **options}, self.batch, self.prompt)
+
+        def shown(batches: Sequence[int]) -> Any:
+            return track(batches, command, console=console, transient=True)
+
+        records = run(self.lslm, self.utterances, plan, folder or self.out, work, prepare, shown)
+        if self.leads:
+            self._report(problems(records))
+        return plan.facts(self.lslm, self.utterances), records
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        from ..study.runs import processes
+
+        return bool(processes().is_main_process)
+
+    def _report(self, problems: Sequence[Record]) -> None:
+        for record in problems[:10]:
+            console.print(f"Left out: {record['utterance']}: {record['problem']}", style="yellow", markup=False)
+        if more := len(problems[10:]):
+            console.print(f"and {more} more; see results.jsonl", style="yellow")
+
+    def write(self, summary: Record, page: Page) -> None:
+        """``summary.json`` and the page, and the page's findings on the terminal."""
+        from ..study.report.page import write
+
+        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        (self.out / "summary.json").write_text(text, encoding="utf-8")
+        written = write(page, self.out)
+        for finding in page.findings:
+            console.print(finding, markup=False, soft_wrap=True)
+        names = ", ".join(path.name for path in written)
+        console.print(f"\nWritten to {self.out}: results.jsonl, summary.json, {names}", markup=False, soft_wrap=True)
+
+
+def open_session(
+    model: str | None,
+    data: str | None,
+    *,
+    out: Path,
+    batch: int,
+    task: str | None = None,
+    limit: int | None = None,
+    prompt: str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+) -> Session:
+    """Load the model, on this process's own device, and choose the recordings."""
+    from ..study import InputError
+    from ..study.data import open_data
+    from ..study.lslm import load
+    from ..study.runs import processes
+
+    everything = open_data(data)
+    chosen = [utterance for utterance in everything if task is None or utterance.task == task][:limit]
+    if not chosen:
+        tasks = ", ".join(sorted({utterance.task for utterance in everything}))
+        raise InputError(f"{data} has no recording for the task {task!r}, only for {tasks}")
+    lslm = load(model, device or str(processes().device), dtype)
+    return Session(lslm, chosen, data or "bundled recordings", out, batch, prompt)

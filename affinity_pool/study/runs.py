@@ -1,0 +1,187 @@
+"""A run over many recordings: batches, what is kept on disk, starting again, and several processes.
+
+A run owns a folder. Batches are cut from the whole list of recordings, in its order, whatever is done already and
+however many processes share the work: a batch is always the same recordings, so its figures are the same to the bit.
+Each finished batch is one line of ``parts/``, and a run started again does the missing ones; at the end they become
+``results.jsonl``, one record a line. Under ``accelerate launch`` (or ``torchrun``) each process does its share of them.
+
+A recording that cannot be used becomes a record with a ``problem`` and is counted wherever figures are shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from . import InputError
+from .data import Audio, Utterance
+from .lslm import Lslm
+
+Record = dict[str, Any]
+"""A JSON object; ``utterance`` says whose it is."""
+
+Prepare = Callable[[Utterance, Audio, int], Any]
+"""Something an experiment needs to know of a recording, from it and its number of audio tokens."""
+
+PATIENCE = timedelta(hours=6)  # a process may wait so long for the slowest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Recordings on their way through the model together, padded on the left."""
+
+    utterances: Sequence[Utterance]
+    audio: Sequence[Audio]
+    prompts: Sequence[str]
+    inputs: dict[str, Tensor]
+    audio_tokens: Sequence[int]
+    """Of each recording, as the encoder makes them."""
+    known: Sequence[Any] = ()
+    """What the experiment's :data:`Prepare` found for each recording."""
+    kept: dict[str, list[list[int]]] = field(default_factory=dict)
+    """``kept[condition][site][row]``: audio tokens that conditions answered before left after their sites."""
+
+
+Work = Callable[[Batch], Sequence[Sequence[Record]]]
+"""Records for each recording of a batch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is: two runs with equal plans give equal results, so one may finish what the other began."""
+
+    command: str
+    model: str
+    options: Record
+    batch: int
+    prompt: str | None = None
+
+    def facts(self, lslm: Lslm, utterances: Sequence[Utterance]) -> Record:
+        """As JSON, with what else decides the result."""
+        return {
+            "command": self.command,
+            "model": self.model,
+            "device": lslm.device.type,
+            "dtype": str(lslm.model.dtype).removeprefix("torch."),
+            "prompt": self.prompt,
+            "batch": self.batch,
+            "recordings": len(utterances),
+            **self.options,
+        }
+
+
+def processes() -> PartialState:
+    """This process among those that share the run: one, unless a launcher started more."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def run(
+    lslm: Lslm,
+    utterances: Sequence[Utterance],
+    plan: Plan,
+    folder: Path,
+    work: Work,
+    prepare: Prepare | None = None,
+    progress: Callable[[Sequence[int]], Any] = iter,
+) -> list[Record]:
+    """Do what is missing of a run, and return all its records in order, in every process.
+
+    Args:
+        folder: the run's own. If it holds another plan's results, nothing is touched.
+        work: called for each batch of recordings that could be read.
+        progress: wraps the batches of this process.
+
+    Raises:
+        InputError: ``folder`` belongs to another run, or not one recording can be used.
+    """
+    state = processes()
+    facts = json.loads(json.dumps(plan.facts(lslm, utterances)))
+    numbers = range(-(-len(utterances) // plan.batch))
+    with state.main_process_first():
+        done = _open(folder, facts)
+    mine = [n for n in numbers if n not in done][state.process_index :: state.num_processes]
+    if mine:
+        with (folder / "parts" / f"{state.process_index}.jsonl").open("a", encoding="utf-8") as part:
+            for number in progress(mine):
+                chosen = utterances[number * plan.batch : (number + 1) * plan.batch]
+                records = _do_batch(lslm, chosen, plan.prompt, work, prepare)
+                part.write(json.dumps({"batch": number, "records": records}, ensure_ascii=False) + "\n")
+                part.flush()
+    state.wait_for_everyone()
+    done = _parts(folder)
+    records = [record for number in numbers for record in done[number]]
+    if state.is_main_process:
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        (folder / "results.jsonl").write_text("".join(lines), encoding="utf-8")
+    if all("problem" in record for record in records):
+        raise InputError(f"not one recording could be used; the first: {records[0]['problem']}")
+    return records
+
+
+def problems(records: Sequence[Record]) -> list[Record]:
+    """The recordings that could not be used, with why."""
+    return [record for record in records if "problem" in record]
+
+
+def _open(folder: Path, facts: Record) -> dict[int, list[Record]]:
+    """Take a folder for this run, or find what is done of it."""
+    file = folder / "run.json"
+    if file.exists():
+        there = json.loads(file.read_text(encoding="utf-8"))
+        if there != facts:
+            differing = sorted(key for key in {*there, *facts} if there.get(key) != facts.get(key))
+            raise InputError(
+                f"{folder} holds a run with other settings ({', '.join(differing)}): give another --out, or remove it"
+            )
+        return _parts(folder)
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {}
+
+
+def _parts(folder: Path) -> dict[int, list[Record]]:
+    """Finished batches; a line cut short by a crash is a batch that has to be done again."""
+    done = {}
+    for part in sorted((folder / "parts").glob("*.jsonl")):
+        for line in part.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            done[entry["batch"]] = entry["records"]
+    return done
+
+
+def _do_batch(
+    lslm: Lslm, utterances: Sequence[Utterance], prompt: str | None, work: Work, prepare: Prepare | None
+) -> list[Record]:
+    """Records of one batch, in its order; recordings that cannot be used do not take part."""
+    records: dict[str, list[Record]] = {}
+    usable: list[tuple[Utterance, Audio, Any]] = []
+    for utterance in utterances:
+        try:
+            audio = utterance.load(lslm.rate)
+            lslm.check(audio, utterance.text)
+            known = None
+            if prepare is not None:
+                inputs = lslm.inputs(audio, prompt or utterance.task)
+                known = prepare(utterance, audio, int(lslm.audio_positions(inputs).sum()))
+            usable.append((utterance, audio, known))
+        except InputError as error:
+            records[utterance.id] = [{"utterance": utterance.id, "problem": str(error)}]
+    if usable:
+        chosen, audio, known = zip(*usable, strict=True)
+        prompts = [prompt or utterance.task for utterance in chosen]
+        inputs = lslm.batch(audio, prompts)
+        tokens = lslm.audio_positions(inputs).sum(1).tolist()
+        found = work(Batch(chosen, audio, prompts, inputs, tokens, known))
+        records |= {utterance.id: list(rows) for utterance, rows in zip(chosen, found, strict=True)}
+    return [record for utterance in utterances for record in records[utterance.id]]
