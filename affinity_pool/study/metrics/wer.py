@@ -1,25 +1,24 @@
-"""Word error rate: substituted, deleted and inserted words per word of the reference, summed over utterances.
+"""Word and character error rates: units substituted, deleted and inserted per unit of the reference.
 
-Before comparing, both sides are brought to Unicode NFKC, lower case and single spaces, and lose punctuation except
-apostrophes and hyphens inside words. Nothing else is normalised: "2" is not "two", "colour" not "color". Languages
-written without spaces need a character error rate instead.
+WER sums errors and words over utterances before it divides. cWER is the mean over utterances of each one's rate, none
+counting as more than 1, so that an answer that loops until it is cut off does not swamp the others. Languages written
+without spaces get both by characters, see ``text``.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import jiwer
+import numpy as np
 
-from .. import InputError
+from .metric import Counts, Metric, share
+from .text import Unit, check_reference, form, normalise, unit_of
 
 Mark = tuple[str, str]
 """A word and what is wrong with it: equal (nothing), substitute, insert or delete."""
-
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,49 @@ class WordErrors:
         return self.count / self.words
 
 
-def normalise(text: str) -> str:
-    """The words that are compared, with single spaces between them."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")))
-
-
-def word_errors(references: Sequence[str], transcripts: Sequence[str]) -> WordErrors:
+def word_errors(
+    references: Sequence[str], transcripts: Sequence[str], language: str | None = None, unit: Unit | None = None
+) -> WordErrors:
     """Count errors over pairs of texts, each normalised here.
 
     Raises:
         InputError: a reference has no words, so no rate can be given.
     """
-    words = [normalise(text) for text in references]
-    for text, kept in zip(references, words, strict=True):
-        if not kept:
-            raise InputError(f"a reference text has no words: {text!r}")
-    out = jiwer.process_words(words, [normalise(text) for text in transcripts])
+    unit = unit or unit_of(language)
+    for text in references:
+        check_reference(text, language, unit)
+    out = jiwer.process_words(
+        [normalise(text, language, unit) for text in references],
+        [normalise(text, language, unit) for text in transcripts],
+    )
     return WordErrors(out.substitutions, out.deletions, out.insertions, out.hits + out.substitutions + out.deletions)
+
+
+def error_rates(language: str | None = None, unit: Unit | None = None) -> tuple[Metric, Metric]:
+    """The rate of all utterances together and the clamped mean; ``unit`` None: as the language is written.
+
+    They are called WER and cWER in tables when they count words and CER and cCER when they count characters. Their
+    names tell the same apart only where ``unit`` asked for it, so that test sets in several languages share a column.
+    """
+
+    def errors(reference: str, answer: str) -> WordErrors:
+        check_reference(reference, language, unit)
+        return word_errors([reference], [answer], language, unit)
+
+    def summed(reference: str, answer: str, question: str = "") -> Counts:
+        found = errors(reference, answer)
+        return np.array([found.count, found.words], np.float64)
+
+    def clamped(reference: str, answer: str, question: str = "") -> Counts:
+        return np.array([min(1.0, errors(reference, answer).rate), 1.0])
+
+    name = "cer" if unit == "character" else "wer"
+    title = "CER" if (unit or unit_of(language)) == "character" else "WER"
+    how = f"{form(language, unit)}|jiwer:{version('jiwer')}"
+    return (
+        Metric(name, title, "lower", summed, share, f"mean:corpus|{how}"),
+        Metric(f"c{name}", f"c{title}", "lower", clamped, share, f"mean:utterances|clamp:1|{how}"),
+    )
 
 
 def marked(reference: str, transcript: str) -> list[Mark]:
