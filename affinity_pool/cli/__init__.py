@@ -6,7 +6,7 @@ a module with a function that imports its work inside ``explained()``, and name 
 
 from __future__ import annotations
 
-from . import demo, bench, env  # noqa: F401  # isort: skip
+from . import demo, evaluate, oracle, probe, dynamics, cost, calibrate, bench, env  # noqa: F401  # isort: skip
 from .application import app
 
 

@@ -50,7 +50,7 @@ def evaluate(
     with explained():
         from ..study import evaluate
         from ..study.conditions import Answering, scorable
-        from ..study.metrics.judge import judged, load_judge
+        from ..study.metrics import judged, load_judge
         from ..study.report import evaluation_page
         from .session import open_session
 

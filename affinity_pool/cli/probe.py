@@ -66,5 +66,7 @@ def probe(
         done = session.run("probe", options, work, scorable())
         if session.leads:
             facts = summary(lslm, *done)
-            drawn = probe.pictures(lslm, session.utterances, picture, prompt, chosen, cosines, widths[-1])
+            shown, audio = probe.pictured(session.utterances, picture, lslm)
+            middle = sorted(cosines)[len(cosines) // 2]
+            drawn = probe.picture(lslm, shown, audio, prompt, chosen, middle, widths[-1])
             session.write(facts, probe_page.page(facts, drawn))

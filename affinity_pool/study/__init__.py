@@ -5,6 +5,11 @@
 and ``report`` show; ``demo`` puts them together.
 """
 
+from pathlib import Path
+
+BUNDLED = Path(__file__).parents[2] / "examples" / "tiny-lslm"
+"""The bundled model and recordings, in a source checkout."""
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used. The message says what, and what would do; commands print it as it is."""

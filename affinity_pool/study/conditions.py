@@ -19,8 +19,7 @@ from ..models import Site, patch
 from ..models.sites import Positions
 from .data import Audio, Utterance
 from .lslm import LONGEST_ANSWER, Lslm
-from .metrics import Metric
-from .metrics.tasks import for_task
+from .metrics import Metric, for_task
 from .runs import Batch, Prepare, Record
 
 

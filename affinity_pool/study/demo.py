@@ -18,11 +18,10 @@ from torch import Tensor
 from ..models import PrefillStats, Site, patch
 from ..models.sites import Positions
 from . import InputError, ttft
-from .data.audio import load_audio
-from .data.manifest import Utterance, read_manifest
+from .data import Utterance, open_data
 from .flops import Flops, knows_encoder, prefill_flops, tokens_per_layer
 from .groups import Span, spans_after_sites
-from .lslm import BUNDLED, Lslm
+from .lslm import Lslm
 from .metrics.wer import WordErrors, word_errors
 from .report.groups_picture import Picture, Row
 from .ttft import Ttft
@@ -115,19 +114,19 @@ def choose(
             )
         references: list[str | None] = [*texts] or [None] * len(audio)
         task = task or "transcribe"
-        return [Utterance(path, text, task) for path, text in zip(audio, references, strict=True)], []
+        return [Utterance(path.stem, path, text, task) for path, text in zip(audio, references, strict=True)], []
     if texts:
         raise InputError("--text is the reference of an --audio, which is missing")
-    manifest = data or BUNDLED / "recordings" / "manifest.jsonl"
-    everything = read_manifest(manifest)
+    everything = open_data(data)
+    name = data or "the bundled manifest"
     wanted = [utterance for utterance in everything if utterance.task == (task or "transcribe")]
     if not wanted:
         tasks = ", ".join(sorted({utterance.task for utterance in everything}))
-        raise InputError(f"{manifest} has no recording for the task {task or 'transcribe'!r}, only for {tasks}")
+        raise InputError(f"{name} has no recording for the task {task or 'transcribe'!r}, only for {tasks}")
     chosen = [utterance for utterance in wanted if utterance.text is None or lslm.can_spell(utterance.text)]
     if not chosen:
-        raise InputError(f"every text in {manifest} has words that are not in the vocabulary of {lslm.name}")
-    left = [utterance.audio.stem for utterance in wanted if utterance not in chosen]
+        raise InputError(f"every text in {name} has words that are not in the vocabulary of {lslm.name}")
+    left = [utterance.id for utterance in wanted if utterance not in chosen]
     return chosen, [f"left out, with words outside the model's vocabulary: {', '.join(left)}"] if left else []
 
 
@@ -174,9 +173,9 @@ def site_name(site: Site) -> str:
 def _run_clip(
     lslm: Lslm, utterance: Utterance, prompt: str, sites: Sequence[Site], positions: Positions, runs: int
 ) -> tuple[Clip, Picture, list[str]]:
-    audio, cut = load_audio(utterance.audio, lslm.rate), []
+    audio, cut = utterance.load(lslm.rate), []
     if audio.seconds > lslm.longest:
-        cut = [f"{utterance.audio.name} has {audio.seconds:.1f} s; the model hears the first {lslm.longest:g} s"]
+        cut = [f"{utterance.id} has {audio.seconds:.1f} s; the model hears the first {lslm.longest:g} s"]
         audio = audio.first(lslm.longest)
     inputs = lslm.inputs(audio, prompt)
 
@@ -196,7 +195,7 @@ def _run_clip(
     frame = lslm.frame_seconds(inputs, audio)
     spans = spans_after_sites(stats.sites, lslm.audio_positions(inputs))
     picture = Picture(
-        title=f"{utterance.audio.stem}, {audio.seconds:.1f} s",
+        title=f"{utterance.id}, {audio.seconds:.1f} s",
         mel=lslm.heard(inputs, audio),
         seconds=audio.seconds,
         frame_seconds=frame,
@@ -209,7 +208,7 @@ def _run_clip(
             ),
         ],
     )
-    return Clip(utterance.audio.stem, audio.seconds, prompt, utterance.text, said, said_pooled, cost), picture, cut
+    return Clip(utterance.id, audio.seconds, prompt, utterance.text, said, said_pooled, cost), picture, cut
 
 
 def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: Ttft) -> Cost:

@@ -26,8 +26,7 @@ from .data.alignment import word_times
 from .data.spans import token_spans
 from .groups import Span
 from .lslm import Lslm
-from .metrics import Metric, share
-from .metrics.bootstrap import interval
+from .metrics import Metric, interval, share
 from .runs import Batch, Prepare, Record, problems
 
 

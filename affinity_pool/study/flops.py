@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+DECODER = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -50,15 +52,18 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[float], *, logits: int
     """Count the prefill of one sequence.
 
     Args:
-        config: the config of the decoder, or of the whole model (its ``text_config`` is taken).
+        config: the config of the decoder, or of the whole model (see :func:`decoder_config`).
         tokens_per_layer: tokens that enter each decoder layer, one entry a layer; fractions are fine.
         logits: tokens whose logits are computed.
-        mel_frames: frames that enter a Whisper-like audio encoder (``config.audio_config``), padding included: most
-            processors pad to a fixed length. 0 leaves the encoder out.
+        mel_frames: frames that enter Qwen2-Audio's encoder (``config.audio_config``), padding included: processors
+            pad to a fixed length. 0 leaves the encoder out.
+
+    Raises:
+        ValueError: the decoder's layers are of a kind that is not counted here, or the numbers do not fit the config.
     """
     if mel_frames and not knows_encoder(config):
-        raise ValueError("mel_frames needs a config with a Whisper-like audio_config: leave it out")
-    decoder = getattr(config, "text_config", config)
+        raise ValueError("mel_frames needs the config of a Qwen2-Audio model, whose encoder is known: leave it out")
+    decoder = decoder_config(config)
     depth, width = decoder.num_hidden_layers, decoder.hidden_size
     if len(tokens_per_layer) != depth:
         raise ValueError(f"tokens_per_layer has {len(tokens_per_layer)} entries, the decoder {depth} layers")
@@ -75,9 +80,27 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[float], *, logits: int
     )
 
 
+def decoder_config(config: Any) -> Any:
+    """The part of a model's config that describes its decoder: ``thinker_config`` and ``text_config`` are looked into.
+
+    Raises:
+        ValueError: it does not describe gated MLP layers of one width, the only ones counted here.
+    """
+    for name in ("thinker_config", "text_config"):
+        config = getattr(config, name, None) or config
+    kind = getattr(config, "model_type", type(config).__name__)
+    missing = [name for name in DECODER if not hasattr(config, name)]
+    if missing:
+        raise ValueError(f"cannot count the operations of {kind}: its config has no {', '.join(missing)}")
+    experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(config, name, None)]
+    if experts:
+        raise ValueError(f"cannot count the operations of {kind}: it has experts ({experts[0]}), and uses only some")
+    return config
+
+
 def knows_encoder(config: Any) -> bool:
-    """Whether ``config.audio_config`` describes an encoder whose operations can be counted here."""
-    return hasattr(getattr(config, "audio_config", None), "encoder_ffn_dim")
+    """Whether the encoder is Qwen2-Audio's, the one whose operations can be counted here; others differ in details."""
+    return getattr(config, "model_type", None) == "qwen2_audio"
 
 
 def _encoder_flops(audio: Any, mel_frames: int, out: int) -> float:
@@ -109,7 +132,7 @@ def relative_prefill_flops(
     for layer, fraction in retention.items():
         if not 0 <= fraction <= 1:
             raise ValueError(f"retention at layer {layer} must be a fraction in 0..1, got {fraction}")
-    depth = getattr(config, "text_config", config).num_hidden_layers
+    depth = decoder_config(config).num_hidden_layers
     after = {layer: text_tokens + fraction * audio_tokens for layer, fraction in retention.items()}
     whole = text_tokens + audio_tokens
     pooled = prefill_flops(config, tokens_per_layer(depth, whole, after))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import PrefillStats, Site
+from ..models import PrefillStats
 from ..pooling import pool_padded
 from ..results import PooledPadded
 
@@ -56,6 +56,11 @@ class Speech:
             yield True, tokens, groups
             yield False, 1, 1
         yield False, AFTER, AFTER
+
+
+def can_force(config: Any) -> bool:
+    """Whether prompts can be made for a model of this config: a token for every four frames, as in Qwen2-Audio."""
+    return getattr(config, "model_type", None) == "qwen2_audio"
 
 
 def speech(config: Any, seconds: float, batch: int) -> Speech:
@@ -125,17 +130,6 @@ class Forced:
             raise RuntimeError(f"rows were made for {list(self.rows.shape)} {self.rows.dtype}, got {list(x.shape)}")
         return pool_padded(
             self.rows, lengths, mergeable=mergeable, threshold=threshold, window=window, left_padded=left_padded
-        )
-
-    def alone(self, site: Site) -> PooledPadded:
-        """The call as the patch makes it, by itself."""
-        return self(
-            self.rows,
-            self.lengths,
-            mergeable=self.audio,
-            threshold=site.threshold,
-            window=site.window,
-            left_padded=True,
         )
 
 

@@ -16,10 +16,9 @@ from transformers import AutoConfig, AutoProcessor, LogitsProcessorList
 from ..models import FAMILIES
 from ..models.families import family_of
 from ..models.sites import FILE as SITES_FILE
-from . import InputError
+from . import BUNDLED, InputError
 from .data.audio import Audio
 
-BUNDLED = Path(__file__).parents[2] / "examples" / "tiny-lslm"
 LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..models import Site, patch
+from . import InputError
 from .conditions import VANILLA, Condition
-from .data import Audio
+from .data import Audio, Utterance
 from .groups import Span, spans_after_sites
 from .lslm import Lslm
 from .report.groups_picture import Picture, Row

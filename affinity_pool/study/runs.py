@@ -110,6 +110,7 @@ def run(
     mine = [n for n in numbers if n not in done][state.process_index :: state.num_processes]
     if mine:
         with (folder / "parts" / f"{state.process_index}.jsonl").open("a", encoding="utf-8") as part:
+            part.write("\n" * bool(part.tell()))  # ends a line that a crash cut short
             for number in progress(mine):
                 chosen = utterances[number * plan.batch : (number + 1) * plan.batch]
                 records = _do_batch(lslm, chosen, plan.prompt, work, prepare)

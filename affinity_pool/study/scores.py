@@ -16,8 +16,7 @@ from ..provenance import provenance
 from .conditions import VANILLA, metrics_of
 from .flops import prefill_flops, tokens_per_layer
 from .lslm import Lslm
-from .metrics import Counts, Metric
-from .metrics.bootstrap import Interval, interval, paired
+from .metrics import Counts, Interval, Metric, interval, paired
 from .runs import Record, problems
 
 
@@ -81,10 +80,11 @@ def score(
     }
 
     def one(name: str, metric: Metric) -> Score:
-        own, other = counts[name, metric.name], VANILLA.name if against is None else against.get(name)
-        compared = other is not None and other != name and other in groups
-        difference = paired(counts[other, metric.name], own, metric) if compared else None
-        return Score(metric, interval(own, metric), difference)
+        own, other = counts[name, metric.name], VANILLA.name if against is None else against.get(name, name)
+        compared = other != name and other in groups
+        return Score(
+            metric, interval(own, metric), paired(counts[other, metric.name], own, metric) if compared else None
+        )
 
     return {name: {metric.name: one(name, metric) for metric in metrics} for name in groups}
 

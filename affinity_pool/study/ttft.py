@@ -8,8 +8,9 @@ down or is shared hits both alike; what counts is the ratio within each pair, no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, permutations
 from math import comb
 from statistics import median
 
@@ -59,32 +60,34 @@ def total(parts: Sequence[Ttft]) -> Ttft:
 
 
 def interleave(vanilla: Callable[[], float], pooled: Callable[[], float], runs: int, warm_up: int = 2) -> Ttft:
-    """Call both ``runs`` times in alternating order, after ``warm_up`` pairs that do not count.
+    """:func:`rounds` of two."""
+    return Ttft(**rounds({"vanilla": vanilla, "pooled": pooled}, runs, warm_up))
 
-    Each callable runs once and returns its seconds, so that what it does before and after its clock is its own affair.
+
+def rounds(contenders: Mapping[str, Callable[[], float]], runs: int, warm_up: int = 2) -> dict[str, tuple[float, ...]]:
+    """Call each contender once a round, ``runs`` times, after ``warm_up`` rounds that do not count.
+
+    Rounds go through all orders in turn. Each callable runs once and returns its seconds, so that what it does before
+    and after its clock is its own affair.
     """
     if runs < FEWEST:
         raise ValueError(f"runs must be {FEWEST} or more, got {runs}: fewer give no 95 % interval of their median")
-    pairs = []
-    for index in range(warm_up + runs):
-        if index % 2:
-            p, v = pooled(), vanilla()
-        else:
-            v, p = vanilla(), pooled()
-        pairs.append((v, p))
-    return Ttft(*zip(*pairs[warm_up:], strict=True))
+    orders = cycle(permutations(contenders))
+    found = [{name: contenders[name]() for name in next(orders)} for _ in range(warm_up + runs)]
+    return {name: tuple(seconds[name] for seconds in found[warm_up:]) for name in contenders}
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call, with the device idle before it and done after it."""
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     run()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

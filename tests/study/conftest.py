@@ -89,3 +89,24 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven recordings for two tasks, one of them missing and one empty, in a manifest with word times."""
+    path = tmp_path_factory.mktemp("corpus")
+    noise = np.random.default_rng(1)
+    lines = []
+    for index, seconds in enumerate((0.8, 1.9, 1.3, 1.0, 1.6)):
+        t = np.arange(round(16000 * seconds)) / 16000
+        pitch = 200 * (1 + np.floor(4 * t) % 3 + index)
+        wave = 0.3 * np.sin(2 * np.pi * pitch * t) * (t > 0.2) + 0.003 * noise.standard_normal(len(t))
+        soundfile.write(path / f"{index}.wav", wave, 16000)
+        words = [["one", 0.2, 0.5], ["two", 0.5, seconds]]
+        task = "first" if index == 3 else "transcribe"
+        lines.append({"audio": f"{index}.wav", "text": "one two", "task": task, "language": "en", "words": words})
+    lines.insert(1, {"audio": "missing.wav", "text": "one", "task": "transcribe"})
+    soundfile.write(path / "empty.wav", np.zeros(0), 16000)
+    lines.append({"audio": "empty.wav", "text": "one", "task": "transcribe"})
+    (path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return path / "manifest.jsonl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import pytest
 import soundfile
 
 from affinity_pool.study import InputError
-from affinity_pool.study.data.audio import load_audio
-from affinity_pool.study.data.manifest import Word, read_manifest
+from affinity_pool.study.data import Utterance, Word, load_audio, open_data, read_manifest
+from affinity_pool.study.data.manifest import unique
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("tone.wav", 1.2), ("chord.flac", 1.6)])
@@ -42,40 +44,78 @@ def test_a_file_that_is_no_audio_is_refused_with_a_way_out(tmp_path: Path) -> No
         load_audio(tmp_path / "voice.m4a", 16000)
     with pytest.raises(InputError, match="no such recording"):
         load_audio(tmp_path / "absent.wav", 16000)
+    with pytest.raises(InputError, match=r"cannot read .*Is a directory"):
+        load_audio(tmp_path, 16000)
+    with pytest.raises(InputError, match="cannot read row 7: "):
+        load_audio(b"not audio at all", 16000, "row 7")
+
+
+def test_bytes_and_open_files_sound_like_the_file(clips: Path) -> None:
+    path = clips / "chord.flac"
+    from_path = load_audio(path, 16000)
+    with path.open("rb") as file:
+        assert np.array_equal(load_audio(file, 16000).samples, from_path.samples)
+    assert np.array_equal(load_audio(path.read_bytes(), 16000).samples, from_path.samples)
+
+
+@pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.ogg", "clip.mp3", "clip.raw"])
+def test_a_damaged_recording_raises_nothing_but_an_input_error(tmp_path: Path, name: str) -> None:
+    """Cut short, or with bytes of its first hundred changed; some of these can still be read."""
+    kind = name.partition(".")[2].replace("raw", "wav").upper()
+    whole = io.BytesIO()
+    random = np.random.default_rng(0)
+    soundfile.write(whole, 0.1 * random.standard_normal(8000), 16000, format=kind)
+    for _ in range(40):
+        damaged = bytearray(whole.getvalue()[: random.integers(len(whole.getvalue()))])
+        for at in random.integers(0, min(100, len(damaged)) or 1, 3 if damaged else 0):
+            damaged[at] = random.integers(256)
+        (tmp_path / name).write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            assert Utterance("clip", tmp_path / name).load(16000).seconds > 0
 
 
 def test_a_manifest_is_read_whole(clips: Path) -> None:
-    first, second, _ = read_manifest(clips / "manifest.jsonl")
+    first, second, _ = open_data(clips / "manifest.jsonl")
     assert first.audio == clips / "tone.wav"
     assert first.words == (Word("one", 0.1, 0.5), Word("two", 0.5, 1.1))
-    assert (second.text, second.task, second.words, second.language) == ("three", "first", (), None)
+    assert (second.text, second.task, second.words, second.language, second.metric) == (
+        "three",
+        "first",
+        (),
+        None,
+        None,
+    )
 
 
 def test_every_bad_line_of_a_manifest_is_named(clips: Path) -> None:
     bad = [
         '{"audio": "tone.wav"',
         json.dumps({"text": "no audio"}),
-        json.dumps({"audio": "absent.wav"}),
+        json.dumps({"audio": "tone.wav", "metric": "taste"}),
         json.dumps({"audio": "tone.wav", "text": 5}),
         json.dumps({"audio": "tone.wav", "words": [["one", 0.5, 0.1]]}),
         json.dumps({"audio": "tone.wav", "words": [["two", 0.5, 0.7], ["one", 0.1, 0.3]]}),
         json.dumps(["tone.wav"]),
+        json.dumps({"audio": "tone.wav", "words": 7}),
+        json.dumps({"audio": ""}),
     ]
     path = clips / "bad.jsonl"
     path.write_text("\n".join([json.dumps({"audio": "tone.wav"}), "", *bad]))
     with pytest.raises(InputError) as error:
         read_manifest(path)
     text = str(error.value)
-    assert "7 of 9 lines" in text
+    assert "9 of 11 lines" in text
     for number, message in enumerate(
         [
             "Expecting",
             "audio, the path of the recording, is missing",
-            "no such recording",
+            "metric must be one of wer, cer, accuracy, bleu, got 'taste'",
             "text must be a string, got 5",
             "0 <= start < end",
             "in the order of their starts",
             "expected a JSON object, got list",
+            "words must be a list, got 7",
+            "audio, the path of the recording, is missing",
         ],
         3,
     ):
@@ -88,3 +128,44 @@ def test_a_manifest_without_recordings_is_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path / "empty.jsonl")
     with pytest.raises(InputError, match="cannot read the manifest"):
         read_manifest(tmp_path / "absent.jsonl")
+
+
+def test_recordings_that_cannot_be_used_are_no_error_until_they_are_loaded(corpus: Path) -> None:
+    utterances = open_data(corpus)
+    loaded, problems = [], []
+    for utterance in utterances:
+        try:
+            loaded.append(utterance.load(16000).seconds)
+        except InputError as error:
+            problems.append((utterance.id, str(error)))
+    assert loaded == [0.8, 1.9, 1.3, 1.0, 1.6]
+    assert [id for id, _ in problems] == ["missing", "empty"]
+    assert "no such recording" in problems[0][1]
+    assert "0.00 s of sound" in problems[1][1]
+
+
+def test_ids_are_paths_without_suffix_and_tell_every_line_from_the_others(tmp_path: Path) -> None:
+    lines = [
+        {"audio": "a/one.wav"},
+        {"audio": "b/one.flac"},
+        {"audio": "b/one.flac", "task": "first"},
+        {"audio": "two.wav", "task": "last"},
+        {"audio": "two.mp3", "task": "last"},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    ids = [utterance.id for utterance in open_data(str(tmp_path / "m.jsonl"))]
+    assert ids == ["a/one", "b/one/transcribe", "b/one/first", "two/last#4", "two/last#5"]
+    assert len(set(unique(["a", "a", "a#1"], ["#0", "#1", "#2"]))) == 3
+
+
+def test_a_line_may_hold_any_character_but_the_end_of_a_line(tmp_path: Path) -> None:
+    text = "one\u2028two\x0cthree"
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio": "a.wav", "text": text}, ensure_ascii=False), "utf-8-sig")
+    assert [utterance.text for utterance in open_data(tmp_path / "m.jsonl")] == [text]
+
+
+def test_the_bundled_recordings_are_what_is_opened_when_nothing_is_named() -> None:
+    utterances = open_data(None)
+    assert len(utterances) == 11
+    assert len({utterance.id for utterance in utterances}) == 11
+    assert {utterance.id for utterance in utterances} >= {"allison-room", "librivox-0880"}

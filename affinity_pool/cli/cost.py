@@ -1,0 +1,149 @@
+"""``affinity-pool cost``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .application import accelerator, app, console, explained
+from .options import Data, Device, Dtype, Model, Out, Prompt, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..study.cost.prompts import Case, Pooling
+
+GPU_LENGTHS, CPU_LENGTHS = "5,10,20,30,45,60", "1,2,5,10,20,30"
+
+
+@app.command()
+def cost(
+    model: Model = None,
+    data: Data = None,
+    prompt: Prompt = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            help="'conservative', 'aggressive', or a JSON file; if left out the model's own affinity_pool.json, "
+            "else 'aggressive'."
+        ),
+    ] = None,
+    buckets: Annotated[
+        str | None,
+        typer.Option(
+            help="Where buckets of lengths end, in seconds; 20,40,60, or fifths of what the model hears at once if "
+            "that is less than 20 s, if left out."
+        ),
+    ] = None,
+    per_bucket: Annotated[int, typer.Option(min=1, help="Recordings measured in each bucket, the first ones.")] = 8,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Seconds of audio, in place of buckets: the recordings, repeated, make prompts that long."),
+    ] = None,
+    random_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONFIG",
+            help="No weights and no data: a model made from its config (folder, JSON file, Hub id, qwen2-audio-7b, mid or "
+            "tiny), and prompts of --lengths that keep what the paper's do.",
+        ),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="With --random-weights: prompts in a batch.")] = "1",
+    rounds: Annotated[int, typer.Option(min=6, help="Prefills of each condition, in turns.")] = 21,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Decoding steps that are timed.")] = 32,
+    idle: Annotated[bool, typer.Option("--idle", help="Also pool with thresholds that nothing reaches.")] = False,
+    out: Out = Path("out/cost"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """What pooling costs and saves by length of the audio: first token, memory, KV cache, decoding; where time goes.
+
+    Prefills with and without pooling run in turns; each ratio has a 95 % interval, and a verdict says when pooling is
+    slower. With --random-weights the cost of a model is measured without having it.
+    """
+    with explained():
+        from ..bench.table import render
+        from ..study.cost.measure import Options
+        from ..study.cost.study import method, run
+        from ..study.report import cost_page
+        from ..study.report.page import write
+
+        options = Options(rounds, new_tokens, idle)
+        seconds = None if lengths is None else listed(lengths, float, "lengths")
+        if random_weights is not None:
+            given = {"--model": model, "--data": data, "--prompt": prompt, "--sites": sites, "--buckets": buckets}
+            if refused := [name for name, value in given.items() if value is not None]:
+                raise typer.BadParameter(f"{refused[0]} does not go with --random-weights, which needs only --lengths")
+            loaded, cases = _from_config(random_weights, seconds, listed(batch, int, "batch"), device, dtype)
+            name, pooling = random_weights, None
+        else:
+            if batch != "1":
+                raise typer.BadParameter("--batch needs --random-weights: recordings are measured one by one")
+            if lengths is not None and buckets is not None:
+                raise typer.BadParameter("--lengths are measured in place of --buckets: give one of them")
+            edges = None if buckets is None else listed(buckets, float, "buckets")
+            loaded, name, pooling, cases = _from_recordings(
+                model, data, prompt, sites, edges, per_bucket, seconds, device, dtype
+            )
+
+        def echo(line: str) -> None:
+            console.print(line, markup=False, soft_wrap=True)
+
+        summary = run(loaded, cases, options, method(loaded, name, options, pooling), out, echo)
+        console.print("\n" + render(summary), markup=False, soft_wrap=True)
+        written = write(cost_page.page(summary), out)
+    names = ", ".join(path.name for path in written)
+    console.print(f"Written to {out}: results.jsonl, summary.json, {names}", markup=False, soft_wrap=True)
+
+
+def _from_config(
+    config: str, lengths: list[float] | None, batches: list[int], device: str | None, dtype: str
+) -> tuple[Any, Iterable[Case]]:
+    import torch
+
+    from ..study.cost.architectures import config_of, random_model
+    from ..study.cost.prompts import forced_cases
+
+    place = torch.device(device or accelerator())
+    on_cpu = place.type == "cpu"
+    kind = ("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype
+    if kind not in ("float32", "bfloat16", "float16"):
+        raise typer.BadParameter(f"must be auto, float32, bfloat16 or float16, got {kind!r}", param_hint="--dtype")
+    model = random_model(config_of(config), place, getattr(torch, kind))
+    seconds = lengths or listed(CPU_LENGTHS if on_cpu else GPU_LENGTHS, float, "lengths")
+    return model, forced_cases(model, seconds, batches)
+
+
+def _from_recordings(
+    model: str | None,
+    data: str | None,
+    prompt: str | None,
+    sites: str | None,
+    edges: list[float] | None,
+    per_bucket: int,
+    lengths: list[float] | None,
+    device: str | None,
+    dtype: str,
+) -> tuple[Any, str, Pooling, Iterable[Case]]:
+    from ..models import patch
+    from ..study import InputError
+    from ..study.cost.prompts import Pooling, Recording, bucket_cases, length_cases
+    from ..study.data import open_data
+    from ..study.lslm import load
+
+    utterances = open_data(data)
+    lslm = load(model, device, dtype)
+    try:
+        with patch(lslm.model, sites or lslm.sites) as handle:
+            pooling = Pooling(handle.sites, handle.positions)
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
+    recordings = [Recording(one.load(lslm.rate), prompt or one.task) for one in utterances]
+    cases = (
+        bucket_cases(lslm, recordings, pooling, edges, per_bucket)
+        if lengths is None
+        else length_cases(lslm, recordings, pooling, lengths)
+    )
+    return lslm.model, lslm.name, pooling, cases

@@ -1,0 +1,129 @@
+"""How every experiment's page tells things: values with their intervals, what was left out, claims, what it ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .page import Cell, Section, Table
+
+Summary = Mapping[str, Any]
+"""``summary.json`` of a command."""
+
+
+class Claim(NamedTuple):
+    """A finding of the paper, and what this run has to say to it."""
+
+    text: str
+    found: str
+    holds: bool | None
+    """None: this run cannot tell."""
+
+
+def claims(found: Sequence[Claim]) -> Section:
+    """The paper's findings beside this run's."""
+    words = {True: Cell("agrees", "good"), False: Cell("does not", "bad"), None: Cell("cannot tell", "faint")}
+    return Section(
+        "Beside the paper",
+        [
+            Table(
+                ["the paper finds", "here", ""],
+                [[claim.text, claim.found, words[claim.holds]] for claim in found],
+                "Other model, other data: what holds here says how the method behaves, not what it does elsewhere.",
+            )
+        ],
+    )
+
+
+def form(metric: Summary) -> str:
+    """How values of a metric are written."""
+    return ".1%" if metric["percent"] else ".1f"
+
+
+def value(metric: Summary, score: Summary | None) -> str:
+    """A value as its metric is written."""
+    return "" if score is None else format(score["value"], form(metric))
+
+
+def with_interval(metric: Summary, score: Summary) -> str:
+    """A value with its 95 % interval."""
+    low, high = score["interval_95"]
+    if low is None:
+        return value(metric, score)
+    return f"{value(metric, score)} [{low:{form(metric)}}, {high:{form(metric)}}]"
+
+
+def change(metric: Summary, score: Summary | None) -> Cell | str:
+    """A difference in points with its interval, good or bad where the interval shows it."""
+    if score is None:
+        return ""
+    scale = 100 if metric["percent"] else 1
+    low, high = score["interval_95"]
+    text = f"{score['value'] * scale:+.1f}"
+    if low is None:
+        return text
+    text += f" [{low * scale:+.1f}, {high * scale:+.1f}]"
+    if low <= 0 <= high:
+        return text
+    return Cell(text, "bad" if (low > 0) == (metric["better"] == "lower") else "good")
+
+
+def holds_zero(score: Summary | None) -> bool:
+    """Whether a difference is none that could be shown."""
+    if score is None or score["interval_95"][0] is None:
+        return True
+    low, high = score["interval_95"]
+    return bool(low <= 0 <= high)
+
+
+def left_out(summary: Summary) -> list[str]:
+    """A sentence if recordings could not be used."""
+    unusable = summary["unusable"]
+    if not unusable:
+        return []
+    some = "; ".join(f"`{entry['utterance']}` {entry['problem']}" for entry in unusable[:3])
+    more = f"; and {len(unusable) - 3} more, in results.jsonl" if len(unusable) > 3 else ""
+    return [
+        f"**{len(unusable)} of {summary['config']['recordings']} recordings could not be used** and count nowhere: "
+        f"{some}{more}."
+    ]
+
+
+def model_name(summary: Summary) -> str:
+    """Without the folders above it."""
+    name = summary["config"]["model"]
+    return Path(name).name if Path(name).exists() else name
+
+
+def ran_on(summary: Summary) -> dict[str, Any]:
+    """Settings, machine and versions."""
+    config = {key: value for key, value in summary["config"].items() if key not in ("command", "conditions", "trials")}
+    config["model"] = model_name(summary)
+    config["data"] = Path(str(config.get("data"))).name
+    about = summary["provenance"]
+    machine = {key: about[key] for key in ("cores", "threads", "system", "commit", "date")}
+    lists = {key: ", ".join(map(str, value)) for key, value in config.items() if isinstance(value, list)}
+    return {
+        **{key: "none" if value is None else value for key, value in {**config, **lists}.items()},
+        "processor": about["device"],
+        **machine,
+        **about["versions"],
+    }
+
+
+def metrics_used(summary: Summary) -> list[str]:
+    """How each metric was computed, a paragraph each."""
+    found = {
+        metric["signature"]: f"**{metric['title']}** ({metric['better']} is better): `{metric['signature']}`"
+        for metrics in summary["metrics"].values()
+        for metric in metrics
+    }
+    return list(found.values())
+
+
+INTERVALS = (
+    "Intervals are 95 % bootstrap intervals over recordings (2000 samples, fixed seed). Differences are of pairs: "
+    "both conditions answered the same recordings, and the same samples serve both. An interval that holds 0 shows "
+    "nothing."
+)

@@ -1,0 +1,137 @@
+"""Calibration: what is chosen is what was measured to be best within the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affinity_pool import patch
+from affinity_pool.models import Site
+from affinity_pool.study import InputError
+from affinity_pool.study.calibrate import (
+    THRESHOLDS,
+    Budget,
+    Curves,
+    Search,
+    Trial,
+    bearable,
+    best,
+    candidates,
+    disagreement,
+    frontier,
+    promising,
+    save,
+)
+from affinity_pool.study.conditions import divergence
+from affinity_pool.study.data import open_data
+from affinity_pool.study.lslm import Lslm, load
+from affinity_pool.study.runs import Plan, run
+
+
+@pytest.fixture(scope="module")
+def lslm(folder: Path) -> Lslm:
+    return load(str(folder), "cpu")
+
+
+def trial(layer: int, retention: float, flops: float, changed: float) -> Trial:
+    return Trial((Site(layer, 0.5, 3),), retention, flops, changed)
+
+
+def test_curves_tell_what_the_patch_then_leaves(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
+    windows = (1, 3)
+    found = run(lslm, open_data(corpus), Plan("curves", "random", {}, 3), tmp_path, Curves(lslm, windows))
+    utterance = open_data(corpus)[0]
+    record = next(record for record in found if record["utterance"] == utterance.id)
+    inputs = lslm.inputs(utterance.load(lslm.rate), "transcribe")
+    for layer, window, threshold in ((0, 1, THRESHOLDS[3]), (2, 3, THRESHOLDS[8]), (3, 1, THRESHOLDS[20])):
+        with patch(lslm.model, [Site(layer, threshold, window)]) as handle:
+            lslm.generate(inputs, longest=1)
+            left = handle.stats.sites[0].audio_after[0]
+        at = windows.index(window) * len(THRESHOLDS) + THRESHOLDS.index(threshold)
+        assert record["left"][layer][at] == left
+
+
+def test_candidates_leave_known_shares_and_do_something() -> None:
+    shares = np.concatenate([np.linspace(1, 0.02, len(THRESHOLDS)), np.ones(len(THRESHOLDS))])
+    curves = [{"audio_tokens": 100, "left": [(100 * shares).tolist()] * 2}, {"problem": "unreadable"}]
+    sites = candidates(curves, (1, 3), (1,))
+    assert {site.layer for site in sites} == {1}
+    assert {site.window for site in sites} == {1}  # window 3 merges nothing in this made-up curve
+    left = [shares[THRESHOLDS.index(site.threshold)] for site in sites]
+    assert max(left) < 0.98
+    assert min(abs(share - 0.5) for share in left) < 0.02
+
+
+def test_the_best_within_the_budget_is_chosen_and_the_cheaper_of_equals() -> None:
+    trials = [trial(0, 0.9, 0.9, 0.0), trial(1, 0.5, 0.79, 0.02), trial(2, 0.4, 0.7, 0.02), trial(3, 0.1, 0.5, 0.4)]
+    assert best(trials, Budget(flops=0.8)) is trials[2]
+    assert best(trials, Budget(retention=0.2)) is trials[3]
+    assert best(trials, Budget(flops=0.4)) is None
+    assert frontier(trials) == [trials[3], trials[2], trials[0]]
+
+
+def test_pairs_are_proposed_where_no_site_alone_meets_the_budget(lslm: Lslm) -> None:
+    alone = [trial(0, 0.8, 0.82, 0.01), trial(0, 0.3, 0.35, 0.5), trial(3, 0.2, 0.85, 0.0), trial(1, 0.2, 0.4, 0.9)]
+    proposed = promising(alone, Budget(flops=0.75), lslm.model.config, text_tokens=10, audio_tokens=200)
+    assert [site.layer for site in proposed[0]] == [0, 3]
+    assert proposed[0][0] == alone[0].sites[0]
+
+
+def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
+    alone = [trial(1, 0.8, 1, 0.0), trial(1, 0.5, 1, 0.02), trial(2, 0.3, 1, 0.004), trial(3, 0.3, 1, 0.5)]
+    assert bearable(alone, 0.01) == {1: 0.8, 2: 0.3, 3: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("vanilla", "pooled", "share"),
+    [("one two", "one two", 0), ("one two", "One, two.", 0), ("one two", "one", 4 / 7), ("", "", 0), ("a", "b" * 50, 1)],
+)
+def test_disagreement_counts_changed_characters(vanilla: str, pooled: str, share: float) -> None:
+    assert disagreement({"answer": vanilla}, {"answer": pooled}, "answer") == pytest.approx(share)
+
+
+def test_divergence_is_zero_for_itself_and_torchs_otherwise() -> None:
+    logits, other = torch.randn(3, 20), torch.randn(3, 20)
+    assert divergence(logits, logits) == [0.0] * 3
+    expected = torch.nn.functional.kl_div(other.log_softmax(-1), logits.softmax(-1), reduction="none").sum(-1)
+    assert divergence(logits, other) == pytest.approx(expected.tolist(), rel=1e-4)
+    logits[:, 4] = -torch.inf  # a token that generation suppresses
+    assert all(np.isfinite(divergence(logits, other)))
+
+
+def test_the_file_it_writes_is_one_that_patch_loads(lslm: Lslm, tmp_path: Path) -> None:
+    sites = (Site(0, 0.97, 1), Site(2, 0.8, 3))
+    save(Trial(sites, 0.2, 0.7, 0.0), tmp_path)
+    with patch(lslm.model, tmp_path) as handle:
+        assert handle.sites == sites
+        assert handle.positions == "keep"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "flops=None"), ({"flops": 0.5, "retention": 0.5}, "retention=0.5"), ({"flops": 1.5}, "between 0 and 1")],
+)
+def test_a_budget_is_one_share(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Budget(**options)
+
+
+@pytest.mark.parametrize("criterion", ["answer", "first-token"])
+def test_a_search_measures_what_it_proposes(lslm: Lslm, corpus: Path, tmp_path: Path, criterion: Any) -> None:
+    def step(name: str, options: dict[str, Any], work: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        plan = Plan(name, "random", options, batch=3)
+        utterances = open_data(corpus)
+        return plan.facts(lslm, utterances), run(lslm, utterances, plan, tmp_path / criterion / name, work)
+
+    found = Search(lslm, Budget(flops=0.9), criterion, (0, 2, 3), (3,), longest=3).run(step)
+    assert found.utterances == 5
+    assert len(found.unusable) == 2
+    assert {trial.sites[0].layer for trial in found.alone} <= {0, 2, 3}
+    assert found.chosen is not None
+    assert found.chosen in found.together
+    assert found.chosen.flops <= 0.9
+    assert all(found.chosen.disagreement <= other.disagreement for other in found.together if other.flops <= 0.9)
