@@ -1,7 +1,7 @@
 """All that can only be checked on a GPU, in stages: builds, tests, sanitizes, times. No network, nothing installed.
 
     python benchmarks/gpu_check.py                  every stage
-    python benchmarks/gpu_check.py bench ttft       some; each can run alone once `build` has run
+    python benchmarks/gpu_check.py bench cost       some; each can run alone once `build` has run
 
 The python that runs this is the one that is checked. Each stage has a time limit, a log and a line: PASS, FAIL or SKIP
 with the reason. Results, the logs and summary.md go to ``benchmarks/results/<GPU>/``; a later run of some stages renews
@@ -217,11 +217,16 @@ def each(*parts: Callable[[], str]) -> str:
     return "; ".join(said)
 
 
-def ttft(shell: Shell) -> str:
-    """Time to first token, memory and KV cache at the size of Qwen2-Audio-7B."""
-    need(("transformers",))
-    shell.python("-m", "affinity_pool.study.cost", "--device", "cuda", "--out", str(shell.results / "ttft.json"))
-    return "ttft.json"
+def cost(shell: Shell) -> str:
+    """Time to first token, memory, KV cache and decoding at the size of Qwen2-Audio-7B."""
+    need(("transformers", "typer", "rich", "matplotlib"))
+    out = shell.results / "logs" / "cost"  # results.jsonl and the page, not to be committed
+    shutil.rmtree(out, ignore_errors=True)
+    command = ["affinity_pool.cli", "cost", "--random-weights", "qwen2-audio-7b", "--device", "cuda", "--idle"]
+    command += ["--batch", "1,4,16", "--rounds", "11", "--new-tokens", "16", "--out", str(out)]
+    shell.python("-m", *command)
+    shutil.copy(out / "summary.json", shell.results / "cost.json")
+    return "cost.json"
 
 
 def need(packages: Sequence[str]) -> None:
@@ -236,7 +241,7 @@ STAGES: dict[str, Callable[[Shell], str]] = {
     "graphs": graphs,
     "sanitizer": sanitizer,
     "bench": bench,
-    "ttft": ttft,
+    "cost": cost,
 }
 
 
@@ -284,7 +289,7 @@ def write_summary(results: Path, outcomes: dict[str, Any]) -> None:
     for name, stage in stages.items():
         first = stage["detail"].partition("\n")[0].replace("|", " ")
         lines.append(f"| {name} | {stage['status']} | {stage['seconds']} | {stage['sources']} | {first} |")
-    for name in ("gpu", "gpu-sweep", "ttft"):
+    for name in ("gpu", "gpu-sweep", "cost"):
         if (results / f"{name}.json").exists():
             table = ask("-m", "affinity_pool.bench.table", f"{name}.json", folder=results)
             lines += ["", f"## {name}", "", table]

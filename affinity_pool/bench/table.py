@@ -152,25 +152,32 @@ def gpu_sweep_table(records: Sequence[Record]) -> str:
     return markdown(["", "", *titles], [[*r, *[""] * (len(titles) + 2 - len(r))] for r in rows])
 
 
-def ttft_table(records: Sequence[Record]) -> str:
+def cost_table(records: Sequence[Record]) -> str:
+    """Of ``affinity-pool cost``."""
+    idle = records[0]["idle"] is not None
     rows = []
     for r in records:
-        low, high = r["ratio_ci95"]
-        memory = r["dynamic_bytes"]
+        memory, decode = r["dynamic_bytes"], r["decode"]
         rows.append(
             [
-                f"{r['seconds']:g} s",
-                str(r["batch"]),
+                r["name"],
                 " → ".join(str(n) for n in r["tokens"]),
                 *(f"{1e3 * r[which]['p50']:.1f} ms" for which in ("vanilla_seconds", "pooled_seconds")),
-                f"**{r['ratio']:.3f}** [{low:.3f}, {high:.3f}]",
+                f"**{r['ratio']:.3f}** {bounds(r)}",
+                *([f"{r['idle']['ratio']:.3f} {bounds(r['idle'])}"] if idle else []),
                 f"{1e3 * r['pooling_seconds']:.2f} ms",
-                " → ".join(f"{n / 2**20:.0f} MB" for n in r["kv_bytes"]),
                 f"{memory[0] / memory[1]:.2f}x" if memory else "",
+                f"{r['kv_bytes'][0] / r['kv_bytes'][1]:.2f}x",
+                f"{decode['ratio']:.2f} {bounds(decode)}",
             ]
         )
-    titles = ["audio", "batch", "tokens", "TTFT", "pooled", "vanilla / pooled", "both pool calls", "KV cache"]
-    return markdown([*titles, "peak memory beside the weights, saved"], rows)
+    titles = ["audio", "tokens", "TTFT", "pooled", "vanilla / pooled", *(["where nothing merges"] if idle else [])]
+    return markdown([*titles, "pooling", "peak memory, saved", "KV cache, saved", "decoding, faster"], rows)
+
+
+def bounds(record: Record) -> str:
+    low, high = record["ratio_ci95"]
+    return f"[{low:.3f}, {high:.3f}]"
 
 
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
@@ -181,7 +188,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "instruction-sets": instruction_set_table,
     "gpu": gpu_table,
     "gpu-sweep": gpu_sweep_table,
-    "ttft": ttft_table,
+    "cost": cost_table,
 }
 
 

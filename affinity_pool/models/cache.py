@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 if TYPE_CHECKING:
     from .patch import Handle
@@ -59,6 +59,16 @@ class SiteState:
             self.shift = self.shift[rows.to(self.shift.device)]
 
 
+def check_owner(owner: weakref.ref[Handle], handle: Handle | None) -> None:
+    """Raise unless the patch that pooled a cache is the one at work."""
+    if handle is None or owner() is not handle:
+        raise RuntimeError(
+            "this KV cache was pooled by affinity_pool.patch, and that patch is not at work in this call: its "
+            "layers differ in length and an unpatched model would misread them. Continue it inside the patch that "
+            "filled it, or start with a new cache"
+        )
+
+
 class PooledCache(DynamicCache):
     """A ``DynamicCache`` that a patched model has pooled. Only that model, still patched, can continue it."""
 
@@ -73,16 +83,13 @@ class PooledCache(DynamicCache):
         if not isinstance(cache, cls):
             cache.__class__ = cls
             cache.sites, cache.audio, cache.owner = {}, audio, weakref.ref(owner)  # type: ignore[attr-defined]
+            for layer in cache.layers:
+                layer.__class__ = DynamicLayer  # one with a window that never cuts is no other
         return cache  # type: ignore[return-value]
 
     def check_owner(self, handle: Handle | None) -> None:
         """Raise unless the patch that pooled this cache is the one at work."""
-        if handle is None or self.owner() is not handle:
-            raise RuntimeError(
-                "this KV cache was pooled by affinity_pool.patch, and that patch is not at work in this call: its "
-                "layers differ in length and an unpatched model would misread them. Continue it inside the patch that "
-                "filled it, or start with a new cache"
-            )
+        check_owner(self.owner, handle)
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         owner = self.owner()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -65,15 +66,21 @@ def patch(
             f"the decoder has layers of type {', '.join(sorted(kinds))}: pooling changes the number of keys, which "
             "only full attention follows. Load the model with full attention in every layer (use_sliding_window=False)"
         )
+    window = getattr(decoder.config, "sliding_window", None)
+    if window is not None and not getattr(decoder.config, "layer_types", None) and window < _longest(decoder):
+        raise NotImplementedError(
+            f"the decoder attends to the last {window} tokens only (config.sliding_window): pooling changes the number "
+            "of keys, which only full attention follows. Set config.sliding_window to None if the model can do without"
+        )
     found, from_file = resolve(sites, len(decoder.layers))
     chosen: Positions = positions or from_file or "keep"
     if chosen not in ("keep", "compact"):
         raise ValueError(f"positions must be 'keep' or 'compact', got {chosen!r}")
-    return Handle(model, family, decoder, found, chosen)
+    return (family.handle or Handle)(model, family, decoder, found, chosen)
 
 
 @dataclass
-class _Prefill:
+class Prefill:
     """A running forward that carries audio, as far as the layers have come."""
 
     audio: Tensor
@@ -82,16 +89,22 @@ class _Prefill:
     caller_audio: Tensor
     lengths: Tensor | None = None
     before: list[int] | None = None
+    positions: Tensor | None = None
+    """``[..., B or 1, T]`` what the rotary embedding was given, of the columns entering the next site."""
+    shift: Tensor | None = None
+    """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
     override: dict[str, Any] = field(default_factory=dict)
     records: list[SiteRecord] = field(default_factory=list)
 
 
 @dataclass
-class _Continuation:
+class Continuation:
     """A running forward on top of a pooled cache."""
 
     cache: PooledCache
     turn: Tensor | None
+    positions: Tensor | None = None
+    """``[..., B or 1, queries]`` what the rotary embedding was given."""
     override: dict[str, Any] = field(default_factory=dict)
 
 
@@ -101,9 +114,8 @@ class Handle:
     def __init__(self, model: Any, family: Family, decoder: Any, sites: tuple[Site, ...], positions: Positions) -> None:
         self.model, self.sites, self.positions = model, sites, positions
         self._family, self._decoder = family, decoder
-        self._audio_token = family.audio_token_id(model.config)
         self._parameters = list(inspect.signature(model.forward).parameters)
-        self._forward: _Prefill | _Continuation | None = None
+        self._forward: Prefill | Continuation | None = None
         self._records: list[SiteRecord] = []
         self._hooks = [
             model.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -113,6 +125,7 @@ class Handle:
         for index, layer in enumerate(decoder.layers[sites[0].layer :], sites[0].layer):
             hook = partial(self._at_site, site_of[index]) if index in site_of else self._after_site
             self._hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        self._watch_positions()
         _patched.add(model)
 
     def remove(self) -> None:
@@ -144,9 +157,11 @@ class Handle:
         config = self._decoder.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         element = self._decoder.dtype.itemsize
-        return prefill_stats(
-            self._records, len(self._decoder.layers), 2 * config.num_key_value_heads * head_dim * element
-        )
+        return prefill_stats(self._records, self._depths(), 2 * config.num_key_value_heads * head_dim * element)
+
+    def _depths(self) -> list[int]:
+        """For each layer that keeps keys, the last layer whose site its input has passed."""
+        return list(range(len(self._decoder.layers)))
 
     # The call as a whole.
 
@@ -158,28 +173,42 @@ class Handle:
             )
         if args:
             kwargs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        self._forward = self._begin(kwargs)
+
+    def _begin(self, kwargs: dict[str, Any]) -> Prefill | Continuation | None:
+        """What a call with these arguments is; None where there is nothing to do."""
         ids, cache = kwargs.get("input_ids"), cache_of(kwargs)
         if kwargs.get(self._family.features) is not None and (ids is None or ids.shape[1] > 1):
             self._check_prefill(kwargs)
-            ids = kwargs["input_ids"]
-            audio = ids == self._audio_token
-            self._forward = _Prefill(audio, kwargs.get("attention_mask"), audio)
-        elif isinstance(cache, PooledCache):
+            audio = kwargs["input_ids"] == self._family.audio_token_id(self.model.config)
+            return Prefill(audio, kwargs.get("attention_mask"), audio)
+        if isinstance(cache, PooledCache):
             cache.check_owner(self)
             tokens = ids if ids is not None else kwargs["inputs_embeds"]
-            self._forward = _Continuation(cache, _padded_turn(kwargs.get("attention_mask"), tokens.shape[1]))
+            return Continuation(cache, _padded_turn(kwargs.get("attention_mask"), tokens.shape[1]))
+        return None
 
-    def _leave(self, model: torch.nn.Module, args: Any, output: Any) -> None:
-        if isinstance(self._forward, _Prefill) and output is not None:  # None: the call raised
+    def _leave(self, model: torch.nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(self._forward, Prefill) and output is not None:  # None: the call raised
             self._records = self._forward.records
         self._forward = None
+
+    def _watch_positions(self) -> None:
+        """Renumbering needs the positions behind the phases, which layers are not always told (multimodal RoPE)."""
+
+        def note(rotary: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._forward is not None and self._forward.positions is None:  # else the call is our own
+                self._forward.positions = args[1] if len(args) > 1 else kwargs["position_ids"]
+
+        if self.positions == "compact":
+            self._hooks.append(self._decoder.rotary_emb.register_forward_pre_hook(note, with_kwargs=True))
 
     def _check_prefill(self, kwargs: dict[str, Any]) -> None:
         """Refuse, before anything is computed, what a prefill with audio cannot do while it is pooled."""
         mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
         implementation = self._decoder.config._attn_implementation
         if cache is not None:
-            _check_cache(cache)
+            _check_cache(cache, _longest(self._decoder))
         if kwargs.get("input_ids") is None:
             raise NotImplementedError(
                 "audio positions are found in input_ids, which this call does not pass: pass input_ids instead of "
@@ -211,7 +240,7 @@ class Handle:
         forward = self._forward
         if forward is None:
             return None
-        if isinstance(forward, _Prefill):
+        if isinstance(forward, Prefill):
             hidden = self._pool(forward, site, args[0], kwargs)
         else:
             hidden = args[0]
@@ -228,7 +257,7 @@ class Handle:
         kwargs.update(self._forward.override)
         return args, kwargs
 
-    def _pool(self, run: _Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def _pool(self, run: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Pool what enters the layer; unless nothing merged in any row, replace what goes with it from here on."""
         columns = hidden.shape[1]
         if not run.records:
@@ -250,35 +279,53 @@ class Handle:
         width = max(after)
         padded = min(after) < width
         arange = torch.arange(columns, device=hidden.device)
-        position_ids = arange[None, :width]
+        first = _first_rows(pooled.segment_ids, arange)[:, columns - width :]
+        if self.positions == "compact":
+            gone = (columns if run.lengths is None else run.lengths[:, None]) - pooled.lengths[:, None]
+            run.positions = _renumber(run.positions, first, arange[columns - width :], gone)
+            run.shift = gone if run.shift is None else run.shift + gone
+        self._replace(run, site.layer, first, pooled.lengths if padded else None, hidden, kwargs)
+        run.audio = run.audio.gather(1, first)
+        run.lengths, run.before = pooled.lengths if padded else None, after
+        return pooled.values[:, columns - width :]
+
+    def _replace(
+        self,
+        run: Prefill,
+        layer: int,
+        first: Tensor,
+        lengths: Tensor | None,
+        hidden: Tensor,
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Decide what layers get from ``layer`` on, and leave in the cache what decoding needs to know.
+
+        ``first`` is ``[B, width]``, the column each pooled one begins at; ``lengths`` is None where none is padding.
+        """
+        width = first.shape[1]
+        position_ids = torch.arange(width, device=hidden.device)[None]
         valid = None
-        if padded:
-            position_ids = position_ids - (width - pooled.lengths[:, None])
+        if lengths is not None:
+            position_ids = position_ids - (width - lengths[:, None])
             valid = position_ids >= 0
             position_ids = position_ids.clamp(min=0)
-        first = _first_rows(pooled.segment_ids, arange)[:, columns - width :]
-        cos_sin = run.override.get("position_embeddings", kwargs["position_embeddings"])
-        shift = None
         if self.positions == "keep":
-            cos_sin = tuple(_take(phase, first) for phase in cos_sin)
+            given = run.override.get("position_embeddings", kwargs["position_embeddings"])
+            cos_sin = tuple(_take(phase, first) for phase in given)
         else:
-            cos_sin = self._decoder.rotary_emb(hidden, position_ids)
-            shift = kwargs["position_ids"][:, -1:] + 1 - pooled.lengths[:, None]
+            cos_sin = self._decoder.rotary_emb(hidden, run.positions)
         implementation = self._decoder.config._attn_implementation
         run.override = {
             "attention_mask": attention_mask(implementation, valid, width, width, hidden),
-            "position_ids": position_ids,  # compact in both modes: gaps make FlashAttention see packed sequences
+            "position_ids": position_ids,  # from 0 in both modes: gaps make FlashAttention see packed sequences
             "position_embeddings": cos_sin,
         }
         cache = cache_of(kwargs)
         if cache is not None:
             cache = PooledCache.adopt(cache, self, run.caller_audio)
-            cache.sites[site.layer] = SiteState(run.caller_audio.shape[1] - width, valid, shift)
-        run.audio = run.audio.gather(1, first)
-        run.lengths, run.before = pooled.lengths if padded else None, after
-        return pooled.values[:, columns - width :]
+            cache.sites[layer] = SiteState(run.caller_audio.shape[1] - width, valid, run.shift)
 
-    def _meet_caller(self, run: _Prefill, hidden: Tensor) -> None:
+    def _meet_caller(self, run: Prefill, hidden: Tensor) -> None:
         """At the first site the columns must still be the caller's, and are as long as the attention mask says."""
         columns, device = hidden.shape[1], hidden.device
         if run.audio.shape[1] != columns:
@@ -296,7 +343,7 @@ class Handle:
             run.mask = run.mask.to(device)
             run.lengths = run.mask.sum(1, dtype=torch.int32)
 
-    def _continue(self, run: _Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+    def _continue(self, run: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Find the mask, and the phases if positions were renumbered, of the layers from ``layer`` on."""
         state = run.cache.sites[layer]
         queries = hidden.shape[1]
@@ -308,13 +355,22 @@ class Handle:
             return
         run.override = {"attention_mask": mask}
         if state.shift is not None:
-            position_ids = kwargs["position_ids"] - state.shift
-            run.override["position_ids"] = position_ids
-            run.override["position_embeddings"] = self._decoder.rotary_emb(hidden, position_ids)
+            assert run.positions is not None
+            run.override["position_embeddings"] = self._decoder.rotary_emb(hidden, run.positions - state.shift)
 
 
-def _check_cache(cache: Any) -> None:
-    plain = type(cache) in (DynamicCache, PooledCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+def _longest(decoder: Any) -> int:
+    """Tokens the decoder can hold; a sliding window that is no narrower never cuts anything."""
+    return getattr(decoder.config, "max_position_embeddings", sys.maxsize)
+
+
+def _check_cache(cache: Any, longest: int) -> None:
+    def grows(layer: Any) -> bool:
+        return type(layer) is DynamicLayer or (
+            isinstance(layer, DynamicLayer) and getattr(layer, "sliding_window", 0) >= longest
+        )
+
+    plain = type(cache) in (DynamicCache, PooledCache) and all(map(grows, cache.layers))
     if not plain or getattr(cache, "offloading", False):
         kind = "an offloaded one" if plain else type(cache).__name__
         raise NotImplementedError(
@@ -340,7 +396,7 @@ def _padded_turn(mask: Tensor | None, queries: int) -> Tensor | None:
     return None if bool(turn.all()) else turn
 
 
-def _tokens(run: _Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list[int]]:
+def _tokens(run: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list[int]]:
     """Tokens of each row before and after pooling: the prefill's one host synchronisation at a site."""
     if run.before is not None:
         return run.before, lengths.tolist()
@@ -366,6 +422,19 @@ def _first_rows(segment_ids: Tensor, arange: Tensor) -> Tensor:
 
 
 def _take(phase: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index [B, W]`` of cosines or sines ``[B or 1, T, D]``."""
-    batch = index.shape[0]
-    return phase.expand(batch, -1, -1).gather(1, index.unsqueeze(-1).expand(-1, -1, phase.shape[-1]))
+    """Rows ``index [B, W]`` of cosines or sines ``[..., B or 1, T, D]``."""
+    axes = phase.shape[:-3]  # multimodal RoPE of transformers 4 tells time, height and width apart up to attention
+    rows = index.unsqueeze(-1).expand(*axes, *index.shape, phase.shape[-1])
+    return phase.expand(*axes, index.shape[0], -1, -1).gather(-2, rows)
+
+
+def _renumber(positions: Tensor | None, first: Tensor, columns: Tensor, gone: Tensor) -> Tensor:
+    """Positions ``[..., B, W]`` of pooled columns, each as far to the left as columns before it have gone.
+
+    ``positions [..., B or 1, T]`` are of the columns pooled, ``first [B, W]`` says where a pooled column begins,
+    ``columns [W]`` where it lies now, and ``gone [B, 1]`` how many columns the row lost: all columns end at the right.
+    """
+    assert positions is not None
+    axes = positions.shape[:-2]
+    kept = positions.expand(*axes, first.shape[0], -1).gather(-1, first.expand(*axes, *first.shape))
+    return kept - (gone - (columns - first))

@@ -56,18 +56,20 @@ class SiteRecord:
         return SiteStats(self.layer, self.before, self.after, audio, kept, self.segment_ids, self.counts)
 
 
-def prefill_stats(records: list[SiteRecord], depth: int, bytes_per_column: int) -> PrefillStats:
-    """Sum the widths of all layers; a site that merges nothing in any row changes no width."""
-    rows, width = records[0].audio.shape
-    unpooled = depth * width
-    columns, at = 0, 0
-    for record in records:
-        columns += (record.layer - at) * width
-        at = record.layer
-        if record.before != record.after:
-            width = max(record.after)
-    columns += (depth - at) * width
+def prefill_stats(records: list[SiteRecord], depths: list[int], bytes_per_column: int) -> PrefillStats:
+    """Sum the widths of all layers; a site that merges nothing in any row changes no width.
+
+    ``depths`` names for each layer that keeps keys the last layer whose site its input has passed: its own number,
+    unless it belongs to a branch.
+    """
+    rows, unpooled = records[0].audio.shape
+    columns = 0
+    for depth in depths:
+        merging = [record for record in records if record.layer <= depth and record.before != record.after]
+        columns += max(merging[-1].after) if merging else unpooled
     per_column = rows * bytes_per_column
     return PrefillStats(
-        tuple(record.stats() for record in records), columns * per_column, (unpooled - columns) * per_column
+        tuple(record.stats() for record in records),
+        columns * per_column,
+        (len(depths) * unpooled - columns) * per_column,
     )

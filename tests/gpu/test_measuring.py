@@ -92,10 +92,16 @@ def test_contenders_of_the_gpu_suites_exist() -> None:
 
 def test_a_prefill_is_measured(backend: str) -> None:
     pytest.importorskip("transformers", reason="needs transformers")
-    from affinity_pool.study import cost
+    from affinity_pool.study.cost.architectures import random_model, tiny
+    from affinity_pool.study.cost.measure import Options, measure
+    from affinity_pool.study.cost.prompts import forced_cases
 
-    results = cost.run(cost.tiny(), [(1.0, 1), (5.0, 3)], 6, torch.device("cuda"), torch.bfloat16, echo=lambda _: None)
-    for record in results["results"]:
+    model = random_model(tiny(), torch.device("cuda"), torch.bfloat16)
+    for case in [*forced_cases(model, [1.0], [1]), *forced_cases(model, [5.0], [3])]:
+        record = measure(model, case, Options(rounds=6, new_tokens=3, idle=True))
         vanilla, pooled = record["dynamic_bytes"]
         assert 0 < pooled <= vanilla
         assert record["kv_bytes"][1] < record["kv_bytes"][0]
+        for parts in record["parts"].values():
+            assert all(seconds >= 0 for seconds in parts.values())
+            assert sum(parts.values()) > 0

@@ -94,9 +94,8 @@ def batch(rows: list[dict[str, torch.Tensor]], side: str = "left") -> dict[str, 
         return torch.nn.functional.pad(x, (missing, 0) if side == "left" else (0, missing), value=PAD)
 
     stacked = {key: torch.cat([pad(row[key]) for row in rows]) for key in ("input_ids", "attention_mask")}
-    for key in ("input_features", "feature_attention_mask", "input_features_mask"):
-        if clips := [row[key] for row in rows if key in row]:
-            stacked[key] = torch.cat(clips)
+    for key in {key: None for row in rows for key in row if key not in stacked}:
+        stacked[key] = torch.cat([row[key] for row in rows if key in row])  # one entry for each clip
     return stacked
 
 

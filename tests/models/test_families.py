@@ -1,79 +1,24 @@
-"""Other families need an entry in ``FAMILIES`` and nothing else: small random models of each hold the main claims."""
+"""Small random models of every family hold the main claims, and what the table says of them is what their code does."""
 
 from __future__ import annotations
 
-import functools
+import re
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from random_speech import AUDIO, DECODER, MEL_FRAMES, PAD, batch, prompt, tokens
+from random_families import CASES, random_model, random_rows, sites_that_merge_half
+from random_speech import AUDIO, batch, tokens
 
 from affinity_pool.models import FAMILIES, Family, Site, patch
-
-ENCODER = {"num_mel_bins": 8, "max_source_positions": MEL_FRAMES // 2}
-
-
-def voxtral() -> Any:
-    encoder = dict(hidden_size=32, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, **ENCODER)
-    text = dict(model_type="llama", head_dim=16, **DECODER)
-    config = transformers.VoxtralConfig(audio_config=encoder, text_config=text, audio_token_id=AUDIO)
-    return transformers.VoxtralForConditionalGeneration(config)
+from affinity_pool.models.families import HOP, UNFIT, family_of
 
 
-def audioflamingo3() -> Any:
-    encoder = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, **ENCODER)
-    text = dict(model_type="qwen2", **DECODER)
-    config = transformers.AudioFlamingo3Config(audio_config=encoder, text_config=text, audio_token_id=AUDIO)
-    return transformers.AudioFlamingo3ForConditionalGeneration(config)
-
-
-MODELS = {"VoxtralForConditionalGeneration": voxtral, "AudioFlamingo3ForConditionalGeneration": audioflamingo3}
-
-
-@functools.cache
-@torch.inference_mode(False)
-def random_model(name: str) -> Any:
-    torch.manual_seed(0)
-    model = MODELS[name]().eval()
-    with torch.no_grad():
-        for key, weight in model.named_parameters():
-            if weight.dim() > 1 and "language_model" not in key and "lm_head" not in key:
-                weight.normal_(std=0.3)  # else all audio embeddings are nearly the same
-    model.generation_config.pad_token_id = PAD
-    model.generation_config.eos_token_id = None
-    model.generation_config.suppress_tokens = [AUDIO]
-    return model
-
-
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> tuple[Any, list[dict[str, torch.Tensor]]]:
-    """A model and three rows it takes; Voxtral's clips all fill its window of 60 frames, 15 tokens."""
-    if not hasattr(transformers, request.param):
-        pytest.skip(f"transformers {transformers.__version__} has no {request.param}")
-    if request.param.startswith("Voxtral"):
-        rows = [prompt("abc", 15, "defg", seed=1), prompt("a", 15, "cdefghijk", seed=2), prompt("ab", 15, "cd", seed=3)]
-        for row in rows:
-            del row["feature_attention_mask"]
-    else:
-        rows = [prompt("abc", 30, "defg", seed=1), prompt("abcd", 17, "efg", seed=2), prompt("ab", 8, "cde", seed=3)]
-        for row in rows:
-            row["input_features_mask"] = row.pop("feature_attention_mask")
-    return random_model(request.param), rows
-
-
-def sites_that_merge_half(model: Any, inputs: dict[str, torch.Tensor]) -> list[Site]:
-    """Random encoders differ in how alike neighbours are: take the highest thresholds that halve the audio."""
-    sites: list[Site] = []
-    for layer in (0, 2):
-        for threshold in torch.linspace(0.999, -1, 60).tolist():
-            with patch(model, [*sites, Site(layer, threshold, 2)]) as handle:
-                model(**inputs)
-                if handle.stats.sites[-1].audio_kept < 0.75:
-                    break
-        sites.append(Site(layer, threshold, 2))
-    return sites
+    """A model and three rows it takes."""
+    return random_model(request.param), random_rows(request.param)
 
 
 def test_thresholds_above_one_change_no_bit(case):
@@ -94,13 +39,142 @@ def test_batch_equals_single_and_cache_equals_no_cache(case, positions):
             pytest.skip(
                 f"{type(model).__name__} of transformers {transformers.__version__} is not batch-invariant itself"
             )
-    sites = sites_that_merge_half(model, inputs)
+    sites = sites_that_merge_half(model, inputs, positions)
     with patch(model, sites, positions=positions) as handle:
         together = tokens(model, inputs)
         assert all(site.audio_kept < 0.75 for site in handle.stats.sites)
         assert torch.equal(together, tokens(model, inputs, use_cache=False))
         for row, alone in zip(together, rows, strict=True):
             assert torch.equal(row, tokens(model, alone)[0])
+
+
+def test_the_encoder_of_the_table_is_the_one_that_runs(case):
+    model, rows = case
+    calls = []
+    hook = family_of(model).encoder(model).register_forward_hook(lambda *_: calls.append(1))
+    try:
+        model(**rows[0])
+    finally:
+        hook.remove()
+    assert calls == [1]
+
+
+def embeddings(model: Any, frames: int) -> int:
+    """Audio embeddings the model makes of so many mel frames."""
+    kind = model.config.model_type
+    features = torch.zeros(1, 8, frames)
+    mask = torch.ones(1, frames, dtype=torch.long)
+    if kind.startswith("granite_speech"):
+        made = model.get_audio_features(features.reshape(1, frames // 2, 16))
+    elif kind == "phi4_multimodal":
+        made = FAMILIES[kind].encoder(model)(features.transpose(1, 2), None)
+    elif kind == "voxtral":
+        made = getattr(model, "get_audio_features", getattr(model, "get_audio_embeds", None))(features)
+    elif kind == "musicflamingo":
+        made = model.get_audio_features(features, mask, input_ids=torch.full((1, frames // 4), AUDIO))
+    else:
+        made = model.get_audio_features(features, mask)
+    if not isinstance(made, torch.Tensor):  # versions differ in what they wrap it in
+        made = made.last_hidden_state if made.pooler_output is None else made.pooler_output
+    return (made[0] if isinstance(made, tuple) else made).shape[-2]
+
+
+LENGTHS: dict[str, Any] = {
+    "voxtral": [120],
+    "audioflamingo3": [120],
+    "musicflamingo": [120],
+    "qwen3_asr": [100, 200, 700],
+    "glmasr": range(8, 121, 8),
+    "granite_speech": range(8, 121, 8),
+    "granite_speech_plus": range(8, 121, 8),
+}
+"""Mel frames that make whole windows, which is what a processor gives; the other encoders take any number."""
+
+
+def test_a_token_stands_for_as_many_seconds_as_the_encoder_gives_it(case):
+    model, _ = case
+    kind = model.config.model_type
+    seconds = FAMILIES[kind].token_seconds(model.config)
+    for frames in LENGTHS.get(kind, range(4, 121)):
+        assert embeddings(model, frames) * seconds == pytest.approx(frames * HOP, abs=0.99 * seconds)
+
+
+PUBLISHED = {
+    "qwen2_audio": (0.04, lambda: transformers.Qwen2AudioConfig()),
+    "voxtral": (0.08, lambda: transformers.VoxtralConfig()),
+    "audioflamingo3": (0.04, lambda: transformers.AudioFlamingo3Config()),
+    "musicflamingo": (0.04, lambda: transformers.MusicFlamingoConfig()),
+    "glmasr": (0.08, lambda: transformers.GlmAsrConfig()),
+    "qwen3_asr": (1 / 13, lambda: transformers.Qwen3ASRConfig()),
+    "granite_speech": (0.1, lambda: transformers.GraniteSpeechConfig()),
+    "granite_speech_plus": (0.1, lambda: transformers.GraniteSpeechPlusConfig()),
+    "qwen2_5_omni_thinker": (0.04, lambda: transformers.Qwen2_5OmniThinkerConfig()),
+    "phi4_multimodal": (0.08, lambda: transformers.Phi4MultimodalConfig()),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_token_seconds_of_the_published_sizes(kind):
+    seconds, config = PUBLISHED[kind]
+    try:
+        config = config()
+    except AttributeError:
+        pytest.skip(f"transformers {transformers.__version__} has no {kind}")
+    assert FAMILIES[kind].token_seconds(config) == pytest.approx(seconds)
+
+
+# What the phases of single families need.
+
+
+def test_renumbering_follows_the_three_axes_of_multimodal_positions():
+    """An image's grid before the clip, which merges into one token: what follows moves up by the tokens gone."""
+    model = random_model("Qwen2_5OmniThinkerForConditionalGeneration")
+    row = random_rows("Qwen2_5OmniThinkerForConditionalGeneration")[2] | {"use_cache": False}
+    ids = torch.cat([torch.arange(20, 25)[None], row["input_ids"]], 1)  # five tokens more: "ab" is now seven
+    row |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    grid = torch.tensor([[0, 1, 1, 1, 1], [0, 1, 1, 2, 2], [0, 1, 2, 1, 2]])
+    after = torch.arange(3, 3 + ids.shape[1] - 5).expand(3, -1)
+    positions = torch.cat([grid, after], 1)[:, None]
+    decoder = FAMILIES["qwen2_5_omni_thinker"].decoder(model)
+    caught = []
+    hook = decoder.layers[0].register_forward_pre_hook(lambda layer, args: caught.append(args[0]))
+    model(**row, position_ids=positions)
+    hook.remove()
+    audio = ids[0] == AUDIO
+    (start,) = audio.nonzero()[0].tolist()
+    merged = caught[0][:, audio].mean(1, keepdim=True)
+    hidden = torch.cat([caught[0][:, :start], merged, caught[0][:, start + int(audio.sum()) :]], 1)
+    expected = positions[..., : hidden.shape[1]]  # a clip of one token, and text behind it
+    logits = model.get_output_embeddings()(decoder(inputs_embeds=hidden, position_ids=expected).last_hidden_state)
+    with patch(model, [Site(0, -1.0, 1)], positions="compact"):
+        torch.testing.assert_close(model(**row, position_ids=positions).logits, logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_window_that_cuts_is_refused_and_a_wider_one_than_the_model_is_not():
+    model = random_model("Phi4MultimodalForCausalLM")
+    assert model.config.sliding_window == model.config.max_position_embeddings
+    with patch(model, [Site(0, -1.0)]) as handle:
+        cache = model(**random_rows("Phi4MultimodalForCausalLM")[0]).past_key_values
+        assert handle.stats.kv_bytes_saved > 0
+        cache.reset()
+    model.config.sliding_window = 100
+    try:
+        with pytest.raises(NotImplementedError, match=r"last 100 tokens only \(config.sliding_window\).*to None"):
+            patch(model)
+    finally:
+        model.config.sliding_window = model.config.max_position_embeddings
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_models_that_do_not_fit_are_refused_with_the_reason(kind):
+    class Model(torch.nn.Module):
+        config = transformers.PretrainedConfig()
+
+    Model.config.model_type = kind
+    with pytest.raises(
+        NotImplementedError, match=re.escape(f"Model (model_type '{kind}') cannot be pooled: {UNFIT[kind]}")
+    ):
+        patch(Model())
 
 
 def test_a_family_can_be_added_from_outside(model, speech, monkeypatch):

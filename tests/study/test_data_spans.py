@@ -54,7 +54,7 @@ def test_a_token_hears_what_the_arithmetic_says(front_end: Qwen2AudioEncoder) ->
     for changed in (4000, 8003, 8319, 8320, 8321, 8639, 9080, 12345, 15720, 15721):
         other = samples.copy()
         other[changed] += 0.05
-        moved = (tokens_of(front_end, other) - before).abs().amax(1) > 1e-7
+        moved = (tokens_of(front_end, other) - before).abs().amax(1) > 0
         second = changed / RATE
         hearing = [j for j in range(50) if T * j - 0.0325 < second < T * j + 0.0525]
         assert moved.nonzero().flatten().tolist() == hearing

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from affinity_pool.study.flops import prefill_flops, relative_prefill_flops, tokens_per_layer
+from affinity_pool.study.flops import (
+    decoder_config,
+    knows_encoder,
+    prefill_flops,
+    relative_prefill_flops,
+    tokens_per_layer,
+)
 
 QWEN2_AUDIO = SimpleNamespace(
     num_hidden_layers=32,
@@ -79,6 +85,30 @@ def test_a_layer_without_a_site_takes_the_tokens_of_the_one_before() -> None:
 def test_refuses_a_retention_that_is_no_fraction() -> None:
     with pytest.raises(ValueError, match=r"retention at layer 29 must be a fraction in 0\.\.1, got 14\.91"):
         relative_prefill_flops(QWEN2_AUDIO, 0, 235, {29: 14.91})
+
+
+def test_finds_the_decoder_in_a_thinker_and_in_a_text_config() -> None:
+    for config in (
+        SimpleNamespace(text_config=QWEN2_AUDIO),
+        SimpleNamespace(thinker_config=SimpleNamespace(text_config=QWEN2_AUDIO)),
+        QWEN2_AUDIO,
+    ):
+        assert decoder_config(config) is QWEN2_AUDIO
+
+
+def test_refuses_decoders_it_cannot_count() -> None:
+    """Of experts only some work for a token; a config without widths says nothing at all."""
+    with pytest.raises(ValueError, match=r"cannot count the operations of moe: it has experts \(num_experts\)"):
+        decoder_config(SimpleNamespace(**vars(QWEN2_AUDIO), model_type="moe", num_experts=64))
+    with pytest.raises(ValueError, match="of odd: its config has no num_hidden_layers, hidden_size"):
+        prefill_flops(SimpleNamespace(model_type="odd"), [1])
+
+
+def test_counts_no_encoder_but_qwen2_audios() -> None:
+    voxtral = SimpleNamespace(model_type="voxtral", text_config=QWEN2_AUDIO)
+    assert not knows_encoder(voxtral)
+    with pytest.raises(ValueError, match="whose encoder is known: leave it out"):
+        prefill_flops(voxtral, [1] * 32, mel_frames=3000)
 
 
 def test_refuses_layers_that_do_not_add_up() -> None:

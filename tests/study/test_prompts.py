@@ -156,18 +156,11 @@ def test_a_batch_is_padded_left_and_has_an_audio_token_for_each_embedding(kind, 
 
 def test_voxtral_reads_audio_inside_the_message(tmp_path):
     pytest.importorskip("mistral_common")
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
     from transformers.tokenization_mistral_common import MistralCommonBackend
 
-    named = {
-        0: "<unk>",
-        1: "<s>",
-        2: "</s>",
-        3: "[INST]",
-        4: "[/INST]",
-        11: "<pad>",
-        24: "[AUDIO]",
-        25: "[BEGIN_AUDIO]",
-    }
+    named = {token["rank"]: token["token_str"].value for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS}
+    named |= {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 26: "[TRANSCRIBE]"}
     words = {
         "config": {
             "pattern": r"\p{L}+|\s+|[^\s\p{L}]+",

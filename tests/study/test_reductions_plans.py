@@ -74,6 +74,10 @@ def test_what_short_units_take_too_much_the_longer_ones_give() -> None:
     assert quota(units_of([1, 1, 1, 1, 16, 20]), share=0.25) == [1, 1, 1, 1, 3, 3]
 
 
+def test_a_unit_of_one_token_keeps_it_where_running_totals_end_in_halves() -> None:
+    assert quota(units_of([3, 1, 3]), share=0.57) == [2, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -71,6 +71,12 @@ def test_silence_stays_silence(factor: float) -> None:
     assert not speed_up(Audio(np.zeros(RATE, dtype=np.float32), RATE), factor).samples.any()
 
 
+def test_a_click_after_silence_comes_exactly_where_the_speed_puts_it() -> None:
+    samples = np.zeros(RATE, dtype=np.float32)
+    samples[10240] = 1.0  # twice 20 hops of 256 samples: the middle of a piece
+    assert speed_up(Audio(samples, RATE), 2.0).samples.nonzero()[0].tolist() == [5120]
+
+
 def test_the_same_recording_gives_the_same_samples_and_is_not_changed() -> None:
     samples = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
     before = samples.copy()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from affinity_pool.study.ttft import Ttft, interleave, median_interval, timed, total
+from affinity_pool.study.ttft import Ttft, interleave, median_interval, rounds, timed, total
 
 
 def test_runs_alternate_and_warm_up_does_not_count() -> None:
@@ -23,6 +23,23 @@ def test_runs_alternate_and_warm_up_does_not_count() -> None:
     times = interleave(contender("v", 100), contender("p", 200), runs=6, warm_up=1)
     assert "".join(calls) == "vppvvppvvppvvp"
     assert times == Ttft((104, 105, 108, 109, 112, 113), (203, 206, 207, 210, 211, 214))
+
+
+def test_three_contenders_take_all_orders_in_turn() -> None:
+    calls: list[str] = []
+
+    def contender(name: str) -> Callable[[], float]:
+        def run() -> float:
+            calls.append(name)
+            return float(len(calls))
+
+        return run
+
+    times = rounds({name: contender(name) for name in "abc"}, runs=6, warm_up=1)
+    orders = ["".join(calls[at : at + 3]) for at in range(0, 21, 3)]
+    assert orders == ["abc", "acb", "bac", "bca", "cab", "cba", "abc"]
+    assert times["a"] == (4, 8, 12, 14, 18, 19)  # when it was called, without the first round
+    assert {len(seconds) for seconds in times.values()} == {6}
 
 
 def test_a_machine_that_slows_down_moves_no_ratio() -> None:

@@ -1,0 +1,111 @@
+"""All cases one after the other: each is a line of ``results.jsonl`` as soon as it is done, and a run can go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ...provenance import provenance
+from .. import InputError
+from ..forced import FINAL_RETENTION, INPUT_RETENTION, SPREAD
+from .measure import Options, Record, measure
+from .prompts import Case, Pooling
+
+
+def method(model: Any, name: str, options: Options, pooling: Pooling | None) -> Record:
+    """What is measured and how, as JSON: runs of which this is equal can share a folder.
+
+    ``pooling`` None: the weights are random, and the paper's retentions are forced.
+    """
+    decoder = getattr(model.config, "text_config", model.config)
+    forced = {"weights": "random", "forced_retention": [INPUT_RETENTION, FINAL_RETENTION], "spread_over_batch": SPREAD}
+    return {
+        "model": name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "attention": decoder._attn_implementation,
+        "rounds": options.rounds,
+        "new_tokens": options.new_tokens,
+        "idle": options.idle,
+        **(forced if pooling is None else {"sites": described(pooling), "positions": pooling.positions}),
+    }
+
+
+def described(pooling: Pooling) -> list[Record]:
+    """Sites as JSON."""
+    return [{"layer": site.layer, "threshold": site.threshold, "window": site.window} for site in pooling.sites]
+
+
+def run(
+    model: Any,
+    cases: Iterable[Case],
+    options: Options,
+    about: Record,
+    folder: Path,
+    echo: Callable[[str], object] = print,
+) -> Record:
+    """Measure what is missing of ``cases``; returns what is written to ``summary.json``.
+
+    Args:
+        about: of :func:`method`.
+        folder: the run's own; ``results.jsonl`` grows by each case as it is done.
+        echo: is told of each.
+
+    Raises:
+        InputError: ``folder`` holds a run measured otherwise, or there is no case.
+    """
+    done = _open(folder, json.loads(json.dumps(about)))
+    origin = provenance(str(model.device))  # before the load that comes from here
+    found = []
+    for case in cases:
+        if case.name not in done:
+            record = {"name": case.name, **measure(model, case, options)}
+            with (folder / "results.jsonl").open("a", encoding="utf-8") as results:
+                results.write(json.dumps(record) + "\n")
+            done[case.name] = record
+        found.append(done[case.name])
+        echo(finding(done[case.name]))
+    if not found:
+        raise InputError("there is nothing to measure: no recording has a length in any of the buckets")
+    summary = {
+        "suite": "cost",
+        "provenance": origin,
+        "method": about,
+        "results": [_without_rounds(record) for record in found],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _without_rounds(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key != "rounds"}
+
+
+def finding(record: Record) -> str:
+    """A case in a sentence."""
+    low, high = record["ratio_ci95"]
+    said = f"{record['name']}: {record['verdict']} at the first token, {record['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+    if record["idle"]:
+        low, high = record["idle"]["ratio_ci95"]
+        said += f"; where nothing merges {record['idle']['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+    return said
+
+
+def _open(folder: Path, about: Record) -> dict[str, Record]:
+    """Take a folder for this run, or find what is done of it, by name."""
+    file, results = folder / "run.json", folder / "results.jsonl"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        results.write_text("", encoding="utf-8")
+        return {}
+    there = json.loads(file.read_text(encoding="utf-8"))
+    if there != about:
+        differing = sorted(key for key in {*there, *about} if there.get(key) != about.get(key))
+        raise InputError(
+            f"{folder} holds a run with other settings ({', '.join(differing)}): give another --out, or remove it"
+        )
+    return {record["name"]: record for record in map(json.loads, results.read_text(encoding="utf-8").splitlines())}

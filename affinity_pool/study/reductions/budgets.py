@@ -1,0 +1,57 @@
+"""Baselines that see a budget and nothing else: the whole recording is one unit for the paper's three operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...models import Reduce
+from ..groups import Span
+from .by_plan import by_row
+from .plans import random_drop, uniform_drop, uniform_merge
+
+
+def drop_uniformly(kept: Tensor) -> Reduce:
+    """Keep ``kept[b]`` audio tokens of row ``b`` at equal strides. ``kept`` is as for :func:`at_budget`."""
+    return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_drop([Span(0, len(tokens))], [keep])))
+
+
+def drop_randomly(kept: Tensor, seeds: Sequence[int]) -> Reduce:
+    """Keep ``kept[b]`` audio tokens of row ``b`` drawn with ``seeds[b]``. ``kept`` is as for :func:`at_budget`."""
+    if len(seeds) != len(kept):
+        raise ValueError(f"seeds must have one number for each row of kept, got {len(seeds)} for {len(kept)}")
+    return at_budget(kept, lambda row, tokens, keep: (tokens, random_drop([Span(0, len(tokens))], [keep], seeds[row])))
+
+
+def merge_uniformly(kept: Tensor) -> Reduce:
+    """Merge the audio tokens of row ``b`` into ``kept[b]`` bins of equal size. ``kept`` is as for :func:`at_budget`."""
+    return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_merge([Span(0, len(tokens))], [keep])))
+
+
+def at_budget(kept: Tensor, reduce_row: Callable[[int, Tensor, int], tuple[Tensor, Tensor]]) -> Reduce:
+    """A :func:`by_row` reduction told how many tokens a row keeps: 1 to the ``n`` it has, or 0 of none.
+
+    Args:
+        kept: ``[B]`` int64 or int32, on any device: audio tokens each row of the batch is to keep. A row with fewer
+            keeps them all.
+        reduce_row: of a row, its tokens ``[n, D]`` and the number to keep.
+
+    Raises:
+        TypeError, ValueError: ``kept`` is not such a tensor, or, at the call, is less than 1 for a row with audio.
+    """
+    if not isinstance(kept, Tensor) or kept.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"kept must be an int64 or int32 tensor, got {getattr(kept, 'dtype', type(kept).__name__)}")
+    if kept.dim() != 1:
+        raise ValueError(f"kept must have shape [B], got {list(kept.shape)}")
+    budgets = kept.tolist()
+
+    def one(row: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        if budgets[row] < 1 and len(tokens):
+            raise ValueError(
+                f"kept must be at least 1 for a row with audio, got kept[{row}] = {budgets[row]} of {len(tokens)}"
+            )
+        return reduce_row(row, tokens, min(budgets[row], len(tokens)))
+
+    return by_row(one, rows=len(budgets))

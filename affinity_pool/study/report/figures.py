@@ -1,0 +1,116 @@
+"""A figure of a page: drawn on demand in a palette, as SVG inside the page and as files beside it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+
+from .palette import DARK, LIGHT, TOKENS, Palette, coloured
+
+UNIT = 1 / 72
+"""Inches of a unit of the drawing, which is a CSS pixel where the page is wide enough."""
+DENSITY = 160
+"""Pixels an inch."""
+SMALLEST = 0.8
+"""What a chart may shrink to on a narrow screen: its text of 12.5 pixels is then 10 high. Below that it scrolls."""
+FONTS = "system-ui, sans-serif"
+CHINESE = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "SimHei")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with what a page says about it."""
+
+    name: str
+    """Of its files, without the ending."""
+    draw: Callable[[Palette], Figure]
+    alt: str
+    caption: str = ""
+    raster: bool = False
+    """Too many shapes, or pixels, for SVG: the page holds one PNG for light and one for dark."""
+
+    def html(self) -> str:
+        """The figure for the inside of a page; one that cannot be read at the width there is scrolls."""
+        return self._pictures() if self.raster else self._drawing()
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write ``NAME.png``, and ``NAME.svg`` or (raster) ``NAME-dark.png``."""
+        light = folder / f"{self.name}.png"
+        other = folder / (f"{self.name}-dark.png" if self.raster else f"{self.name}.svg")
+        light.write_bytes(self._light)
+        if self.raster:
+            other.write_bytes(self._dark)
+        else:
+            other.write_text(coloured(self._svg, LIGHT) + "\n", encoding="utf-8")
+        return [light, other]
+
+    def _pictures(self) -> str:
+        light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in (self._light, self._dark))
+        width = int.from_bytes(self._light[16:20], "big") / DENSITY / UNIT
+        return (
+            f'<picture><source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<img src="{light}" alt="{escape(self.alt)}" style="{_sized(width)}"></picture>'
+        )
+
+    def _drawing(self) -> str:
+        svg = coloured(self._svg)
+        width = float(re.search(r'viewBox="0 0 (\S+)', svg).group(1))  # type: ignore[union-attr]
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(self.alt)}" style="{_sized(width)}" ', 1)
+
+    @cached_property
+    def _svg(self) -> str:
+        """In ``TOKENS``, with the text as text and with ids that no other figure of a page has."""
+        with _style(self.name):
+            out = BytesIO()
+            self.draw(TOKENS).savefig(out, format="svg", metadata={"Date": None})
+        svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", "", out.getvalue().decode(), flags=re.DOTALL)
+        svg = re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*pt"', r"\1", svg)
+        svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", rf"\1 {FONTS}", svg)
+        used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
+        svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{self.name}-{m.group(1)}"' if m.group(1) in used else "", svg)
+        svg = re.sub(r'(url\(|href=")#', rf"\1#{self.name}-", svg)
+        return re.sub(r">\s+<", ">\n<", svg).strip()
+
+    @cached_property
+    def _light(self) -> bytes:
+        return self._png(LIGHT)
+
+    @cached_property
+    def _dark(self) -> bytes:
+        return self._png(DARK)
+
+    def _png(self, palette: Palette) -> bytes:
+        with _style(self.name):
+            figure, out = self.draw(palette), BytesIO()
+            figure.savefig(out, format="png", dpi=DENSITY, facecolor=palette.paper, metadata={"Software": None})
+        return out.getvalue()
+
+
+def _sized(width: float) -> str:
+    return f"width:{width:.0f}px;min-width:{SMALLEST * width:.0f}px"
+
+
+@contextmanager
+def _style(salt: str) -> Iterator[None]:
+    """Text as it is written, nothing random, and the reader's own settings of matplotlib left out."""
+    installed = {font.name for font in fontManager.ttflist}
+    chosen: Any = {
+        "font.family": ["DejaVu Sans", *(font for font in CHINESE if font in installed)],
+        "text.parse_math": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+    }
+    with matplotlib.rc_context(chosen):
+        yield
