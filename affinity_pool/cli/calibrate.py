@@ -42,18 +42,18 @@ def calibrate(
     """
     with explained():
         from ..study import calibrate
-        from ..study.report import calibration_page
+        from ..study.report.calibration_page import page
         from .session import open_session
 
         budget = calibrate.Budget(flops, retention)
-        calibrate.check_criterion(criterion)
+        kind = calibrate.check_criterion(criterion)
         session = open_session(
             model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
         )
         search = calibrate.Search(
             session.lslm,
             budget,
-            criterion,
+            kind,
             tuple(layers_of(layers, session.lslm.depth)),
             tuple(listed(windows, int, "windows")),
             longest,
@@ -63,6 +63,6 @@ def calibrate(
         )
         if session.leads:
             facts = calibrate.summary(search, found, session.data)
-            session.write(facts, calibration_page.page(facts))
+            session.write(facts, page(facts))
             if found.chosen is not None:
                 calibrate.save(found.chosen, out)

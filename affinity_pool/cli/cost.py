@@ -46,7 +46,7 @@ def cost(
         str | None,
         typer.Option(
             metavar="CONFIG",
-            help="No weights and no data: a model made from its config (folder, JSON file, Hub id, qwen2-audio-7b, mid or "
+            help="No weights and no data: a model made of a config (folder, JSON file, Hub id, qwen2-audio-7b, mid or "
             "tiny), and prompts of --lengths that keep what the paper's do.",
         ),
     ] = None,

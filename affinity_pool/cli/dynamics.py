@@ -28,7 +28,7 @@ def dynamics(
     """
     with explained():
         from ..study import dynamics
-        from ..study.report import dynamics_page
+        from ..study.report.dynamics_page import page
         from .session import open_session
 
         session = open_session(
@@ -39,4 +39,4 @@ def dynamics(
         done = session.run("dynamics", options, dynamics.Measuring(lslm), dynamics.words_of(alignments, lslm))
         if session.leads:
             facts = dynamics.summary(lslm, *done)
-            session.write(facts, dynamics_page.page(facts))
+            session.write(facts, page(facts))

@@ -51,7 +51,7 @@ def evaluate(
         from ..study import evaluate
         from ..study.conditions import Answering, scorable
         from ..study.metrics import judged, load_judge
-        from ..study.report import evaluation_page
+        from ..study.report.evaluation_page import page
         from .session import open_session
 
         referee = None if judge is None else judged(load_judge(judge), judge)
@@ -67,4 +67,4 @@ def evaluate(
         done = session.run("eval", {**options, "judge": judge, "task": task}, work, scorable())
         if session.leads:
             facts = evaluate.summary(lslm, *done, referee)
-            session.write(facts, evaluation_page.page(facts))
+            session.write(facts, page(facts))

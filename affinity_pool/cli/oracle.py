@@ -58,7 +58,7 @@ def oracle(
     with explained():
         from ..study import oracle
         from ..study.conditions import Answering, scorable
-        from ..study.report import oracle_page
+        from ..study.report.oracle_page import page
         from ..study.scores import summary
         from .session import open_session
 
@@ -78,4 +78,4 @@ def oracle(
         )
         if session.leads:
             facts = summary(lslm, *done)
-            session.write(facts, oracle_page.page(facts))
+            session.write(facts, page(facts))

@@ -51,7 +51,7 @@ def probe(
     with explained():
         from ..study import probe
         from ..study.conditions import Answering, scorable
-        from ..study.report import probe_page
+        from ..study.report.probe_page import page
         from ..study.scores import summary
         from .session import open_session
 
@@ -69,4 +69,4 @@ def probe(
             shown, audio = probe.pictured(session.utterances, picture, lslm)
             middle = sorted(cosines)[len(cosines) // 2]
             drawn = probe.picture(lslm, shown, audio, prompt, chosen, middle, widths[-1])
-            session.write(facts, probe_page.page(facts, drawn))
+            session.write(facts, page(facts, drawn))

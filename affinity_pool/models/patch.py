@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .cache import PooledCache, SiteState, cache_of
+from .columns import first_columns, renumber, take_phases
 from .families import Family, family_of
 from .masks import attention_mask, is_supported
 from .sites import Positions, Site, resolve
@@ -279,10 +280,10 @@ class Handle:
         width = max(after)
         padded = min(after) < width
         arange = torch.arange(columns, device=hidden.device)
-        first = _first_rows(pooled.segment_ids, arange)[:, columns - width :]
+        first = first_columns(pooled.segment_ids, arange)[:, columns - width :]
         if self.positions == "compact":
             gone = (columns if run.lengths is None else run.lengths[:, None]) - pooled.lengths[:, None]
-            run.positions = _renumber(run.positions, first, arange[columns - width :], gone)
+            run.positions = renumber(run.positions, first, arange[columns - width :], gone)
             run.shift = gone if run.shift is None else run.shift + gone
         self._replace(run, site.layer, first, pooled.lengths if padded else None, hidden, kwargs)
         run.audio = run.audio.gather(1, first)
@@ -311,7 +312,7 @@ class Handle:
             position_ids = position_ids.clamp(min=0)
         if self.positions == "keep":
             given = run.override.get("position_embeddings", kwargs["position_embeddings"])
-            cos_sin = tuple(_take(phase, first) for phase in given)
+            cos_sin = tuple(take_phases(phase, first) for phase in given)
         else:
             cos_sin = self._decoder.rotary_emb(hidden, run.positions)
         implementation = self._decoder.config._attn_implementation
@@ -411,30 +412,3 @@ def _tokens(run: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], lis
             "pad on the left, as generate() needs it (processor.tokenizer.padding_side = 'left')"
         )
     return before, after
-
-
-def _first_rows(segment_ids: Tensor, arange: Tensor) -> Tensor:
-    """For each column of a reduction's output the first input column that went there; any where none did."""
-    batch, columns = segment_ids.shape
-    first = arange.new_full((batch, columns + 1), columns - 1)
-    first.scatter_reduce_(1, segment_ids.long() + 1, arange.expand(batch, -1), "amin")
-    return first[:, 1:]  # column 0 collected the ids -1
-
-
-def _take(phase: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index [B, W]`` of cosines or sines ``[..., B or 1, T, D]``."""
-    axes = phase.shape[:-3]  # multimodal RoPE of transformers 4 tells time, height and width apart up to attention
-    rows = index.unsqueeze(-1).expand(*axes, *index.shape, phase.shape[-1])
-    return phase.expand(*axes, index.shape[0], -1, -1).gather(-2, rows)
-
-
-def _renumber(positions: Tensor | None, first: Tensor, columns: Tensor, gone: Tensor) -> Tensor:
-    """Positions ``[..., B, W]`` of pooled columns, each as far to the left as columns before it have gone.
-
-    ``positions [..., B or 1, T]`` are of the columns pooled, ``first [B, W]`` says where a pooled column begins,
-    ``columns [W]`` where it lies now, and ``gone [B, 1]`` how many columns the row lost: all columns end at the right.
-    """
-    assert positions is not None
-    axes = positions.shape[:-2]
-    kept = positions.expand(*axes, first.shape[0], -1).gather(-1, first.expand(*axes, *first.shape))
-    return kept - (gone - (columns - first))

@@ -153,7 +153,8 @@ def encoded_once(lslm: Lslm) -> Iterator[None]:
     if encoder is None:
         yield
         return
-    before, forward, outputs = vars(encoder).get("forward"), encoder.forward, []
+    before, forward = vars(encoder).get("forward"), encoder.forward
+    outputs: list[Any] = []
 
     def once(*args: Any, **kwargs: Any) -> Any:
         if not outputs:

@@ -179,10 +179,11 @@ def _do_batch(
         except InputError as error:
             records[utterance.id] = [{"utterance": utterance.id, "problem": str(error)}]
     if usable:
-        chosen, audio, known = zip(*usable, strict=True)
+        chosen = [utterance for utterance, _, _ in usable]
+        clips = [clip for _, clip, _ in usable]
         prompts = [prompt or utterance.task for utterance in chosen]
-        inputs = lslm.batch(audio, prompts)
+        inputs = lslm.batch(clips, prompts)
         tokens = lslm.audio_positions(inputs).sum(1).tolist()
-        found = work(Batch(chosen, audio, prompts, inputs, tokens, known))
+        found = work(Batch(chosen, clips, prompts, inputs, tokens, [known for _, _, known in usable]))
         records |= {utterance.id: list(rows) for utterance, rows in zip(chosen, found, strict=True)}
     return [record for utterance in utterances for record in records[utterance.id]]

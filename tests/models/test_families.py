@@ -99,6 +99,13 @@ def test_a_token_stands_for_as_many_seconds_as_the_encoder_gives_it(case):
         assert embeddings(model, frames) * seconds == pytest.approx(frames * HOP, abs=0.99 * seconds)
 
 
+def test_qwen2_audio_makes_a_token_of_forty_milliseconds(model):
+    frames = torch.arange(4, 3001)
+    _, made = FAMILIES["qwen2_audio"].encoder(model)._get_feat_extract_output_lengths(frames)
+    seconds = FAMILIES["qwen2_audio"].token_seconds(model.config)
+    torch.testing.assert_close(made * seconds, frames * HOP, rtol=0, atol=0.99 * seconds)
+
+
 PUBLISHED = {
     "qwen2_audio": (0.04, lambda: transformers.Qwen2AudioConfig()),
     "voxtral": (0.08, lambda: transformers.VoxtralConfig()),

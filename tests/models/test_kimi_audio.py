@@ -9,7 +9,7 @@ from kimi_like import BRANCH, LAYERS, MIMO, conversation, decode, kimi
 from affinity_pool import reference
 from affinity_pool.models import FAMILIES, Site, patch
 
-EARLY, AT_BRANCH, LATE = Site(0, 0.7, 1), Site(BRANCH, 0.6, 2), Site(BRANCH + 1, 0.2, 3)
+EARLY, AT_BRANCH, LATE = Site(0, 0.7, 1), Site(BRANCH, 0.8, 1), Site(BRANCH + 1, 0.2, 3)
 SITES = {"early": [EARLY], "late": [LATE], "both": [EARLY, LATE], "three": [EARLY, AT_BRANCH, LATE]}
 
 
@@ -80,11 +80,11 @@ def test_the_pooled_streams_equal_a_forward_that_pools_with_the_reference(positi
 def test_the_branch_takes_the_width_of_its_layer_and_stats_count_its_keys():
     model, inputs = kimi(), conversation()
     whole = sum(keys.nbytes + values.nbytes for keys, values in model(**inputs)[2])
-    with patch(model, [EARLY, LATE]) as handle:
+    with patch(model, [EARLY, AT_BRANCH, LATE]) as handle:
         cache = model(**inputs)[2]
-        entering, deep = (site.tokens_after[0] for site in handle.stats.sites)
-        assert deep < entering < inputs["input_ids"].shape[1]
-        assert widths(cache) == [entering] * (BRANCH + 1) + [deep] * (LAYERS - BRANCH - 1) + [entering] * MIMO
+        early, branch, late = (site.tokens_after[0] for site in handle.stats.sites)
+        assert late < branch < early < inputs["input_ids"].shape[1]
+        assert widths(cache) == [early] * BRANCH + [branch] + [late] * (LAYERS - BRANCH - 1) + [branch] * MIMO
         assert handle.stats.kv_bytes == sum(keys.nbytes + values.nbytes for keys, values in cache)
         assert handle.stats.kv_bytes + handle.stats.kv_bytes_saved == whole
 

@@ -88,7 +88,13 @@ def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
 
 @pytest.mark.parametrize(
     ("vanilla", "pooled", "share"),
-    [("one two", "one two", 0), ("one two", "One, two.", 0), ("one two", "one", 4 / 7), ("", "", 0), ("a", "b" * 50, 1)],
+    [
+        ("one two", "one two", 0),
+        ("one two", "One, two.", 0),
+        ("one two", "one", 4 / 7),
+        ("", "", 0),
+        ("a", "b" * 50, 1),
+    ],
 )
 def test_disagreement_counts_changed_characters(vanilla: str, pooled: str, share: float) -> None:
     assert disagreement({"answer": vanilla}, {"answer": pooled}, "answer") == pytest.approx(share)

@@ -68,9 +68,7 @@ def test_every_layer_is_seen_once(lslm: Lslm, corpus: Path) -> None:
 def test_rows_of_a_batch_are_told_apart(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
     def measured(batch: int) -> list[dict[str, Any]]:
         plan = Plan("dynamics", "random", {}, batch)
-        return run(
-            lslm, open_data(corpus), plan, tmp_path / str(batch), Measuring(lslm), words_of(None, lslm)
-        )
+        return run(lslm, open_data(corpus), plan, tmp_path / str(batch), Measuring(lslm), words_of(None, lslm))
 
     alone, together = measured(1), measured(4)
     for one, other in zip(alone, together, strict=True):

@@ -109,7 +109,9 @@ def test_a_judge_is_asked_once_and_its_word_kept() -> None:
     def never(*_: str) -> float:
         raise AssertionError("the verdict is in the record")
 
-    records = [record("vanilla", i, "one", task="first", judged=[value, 1.0]) for i, value in enumerate((1.0, 0.0, 1.0))]
+    records = [
+        record("vanilla", i, "one", task="first", judged=[value, 1.0]) for i, value in enumerate((1.0, 0.0, 1.0))
+    ]
     records.append(record("vanilla", 3, "one", task="first", judged=[None, None]))
     found = scores.score(records, judge=judged("tests:never", never))
     assert list(found["vanilla"]) == ["judge", "exact", "contained"]

@@ -87,10 +87,11 @@ def _without_rounds(record: Record) -> Record:
 def finding(record: Record) -> str:
     """A case in a sentence."""
     low, high = record["ratio_ci95"]
-    said = f"{record['name']}: {record['verdict']} at the first token, {record['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+    said = f"{record['name']}: {record['verdict']}; time to first token, vanilla / pooled {record['ratio']:.3f}"
+    said += f" [{low:.3f}, {high:.3f}]"
     if record["idle"]:
         low, high = record["idle"]["ratio_ci95"]
-        said += f"; where nothing merges {record['idle']['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+        said += f"; where nothing merges, {record['idle']['ratio']:.3f} [{low:.3f}, {high:.3f}]"
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .charts import Point, Series, frontier, lines
+from .figures import Chart
 from .page import Card, Page, Section, Table
 from .telling import Claim, Summary, claims, left_out, model_name, ran_on
 
@@ -13,7 +14,7 @@ def page(summary: Summary) -> Page:
     unit = "answer changed" if config["criterion"] == "answer" else "first token's KL, nats"
     shape = ".1%" if config["criterion"] == "answer" else ".3f"
     everything = [*summary["alone"], *summary["together"]]
-    wanted = chosen["sites"] if chosen else None
+    wanted = chosen["sites"] if chosen else ""
     bearable = {int(layer): share for layer, share in summary["bearable"].items()}
     return Page(
         title=f"Where to pool {model_name(summary)}",
@@ -80,7 +81,7 @@ def _layer(trial: Summary) -> int:
     return int(trial["sites"].split(":")[0])
 
 
-def _by_layer(summary: Summary, shape: str, unit: str) -> object:
+def _by_layer(summary: Summary, shape: str, unit: str) -> Chart:
     layers = sorted({_layer(trial) for trial in summary["alone"]})
     series = []
     for at, (low, high) in enumerate(((0.6, 0.9), (0.3, 0.6), (0.0, 0.3))):
@@ -101,7 +102,7 @@ def _by_layer(summary: Summary, shape: str, unit: str) -> object:
     )
 
 
-def _bearable(bearable: dict[int, float]) -> object:
+def _bearable(bearable: dict[int, float]) -> Chart:
     return lines(
         "bearable",
         [Series("least share", list(bearable), list(bearable.values()))],

@@ -111,12 +111,7 @@ def _overview(summary: Summary, tasks: Sequence[str]) -> Table:
         if condition.get("method") == "affinity":
             name = f"{name}, {condition['sites']}"
         scores = [condition["scores"][task][head["name"]] for task, head in zip(tasks, heads, strict=True)]
-        marks = [
-            value(head, score) if not isinstance(change(head, score["difference"]), Cell) else Cell(
-                value(head, score), change(head, score["difference"]).kind  # type: ignore[union-attr]
-            )
-            for head, score in zip(heads, scores, strict=True)
-        ]  # fmt: skip
+        marks = [_marked(head, score) for head, score in zip(heads, scores, strict=True)]
         rows.append([name, kept(condition), f"{condition['relative_flops']:.1%}", *marks])
     strong = [at for at, condition in enumerate(summary["conditions"]) if condition.get("method") == "affinity"]
     titles = [f"{head['title']}\n{task}" for task, head in zip(tasks, heads, strict=True)]
@@ -126,6 +121,12 @@ def _overview(summary: Summary, tasks: Sequence[str]) -> Table:
         "Coloured where the interval of the difference to the unpooled model does not hold 0.",
         strong=strong,
     )
+
+
+def _marked(metric: Summary, score: Summary) -> Cell | str:
+    """A value, coloured as its difference to the unpooled model is."""
+    moved = change(metric, score["difference"])
+    return Cell(value(metric, score), moved.kind) if isinstance(moved, Cell) else value(metric, score)
 
 
 def _comparison(summary: Summary, choice: Summary) -> Section:
@@ -138,7 +139,7 @@ def _comparison(summary: Summary, choice: Summary) -> Section:
         return bars(
             f"budget-{_slug(choice['sites'])}-{at}",
             [label(condition) for condition in shown],
-            [Bars(head["title"], [score["value"] for score in scores], intervals)],  # type: ignore[arg-type]
+            [Bars(head["title"], [score["value"] for score in scores], intervals)],
             x=f"{head['title']}, {head['better']} is better",
             title=task,
             baseline=("unpooled", summary["conditions"][0]["scores"][task][head["name"]]["value"]),
@@ -187,7 +188,7 @@ def _tokens(summary: Summary, choices: Sequence[Summary], tasks: Sequence[str]) 
 
 
 def _curves(summary: Summary, task: str, head: Summary, baseline: tuple[str, float]) -> Chart:
-    series = []
+    series: list[Series] = []
     for method in METHOD:
         found = sorted(
             (100 * c["retention"][0], c["scores"][task][head["name"]]["value"])

@@ -42,6 +42,8 @@ class Table:
     caption: str = ""
     strong: Collection[int] = ()
     """Rows to stand out, such as a total: their places, from the end if negative."""
+    prose: bool = False
+    """The columns hold sentences: all are at the left and wrap."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,10 @@ def _table(table: Table) -> str:
         for at, row in enumerate(table.rows)
     )
     caption = f"<caption>{_inline(table.caption)}</caption>" if table.caption else ""
-    return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    kind = ' class="prose"' if table.prose else ""
+    return (
+        f'<div class="scroll"><table{kind}>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    )
 
 
 def _cell(cell: str | Cell, tag: str = "td") -> str:
@@ -171,7 +176,7 @@ def _facts(facts: Mapping[str, Any]) -> list[str]:
         return []
     return [
         "\n<h2>What it ran on</h2>",
-        '<div class="scroll"><table class="facts"><tbody>',
+        '<div class="scroll"><table class="prose"><tbody>',
         *rows,
         "</tbody></table></div>",
     ]

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from .charts import NARROW, Point, Series, frontier, heat, lines
 from .figures import Chart
-from .groups_picture import Picture, draw
-from .page import Card, Page, Section, Table
+from .groups_picture import Picture, chart
+from .page import Card, Cell, Page, Section, Table
 from .telling import (
     INTERVALS,
     Claim,
@@ -72,7 +72,7 @@ def page(summary: Summary, picture: Picture) -> Page:
         findings=[*_findings(results, least), *left_out(summary)],
         sections=[
             Section("What every layer can spare", [_bearable(results, least), *_curves(results)]),
-            Section("The groups of one recording", [_groups(picture), PICTURE]),
+            Section("The groups of one recording", [chart(picture, "groups-by-layer"), PICTURE]),
             Section("Error against tokens left", [_front(results)]),
             *([claims(_claims(results, least))] if len(results.layers) > 2 else []),
             Section("All figures", [*_grids(results), _table(results)]),
@@ -86,17 +86,6 @@ def _card(layer: int, least: tuple[float, float, int] | None) -> Card:
     assert least is not None
     share, threshold, window = least
     return Card(f"{share:.0%}", f"of the tokens suffice at layer {layer}", f"threshold {threshold:g}, window {window}")
-
-
-def _groups(picture: Picture) -> Chart:
-    return Chart(
-        "groups-by-layer",
-        partial(draw, picture),
-        f"The groups that pooling at each layer makes of {picture.title}",
-        picture.title,
-        raster=True,
-        narrowest=800,
-    )
 
 
 def _bearable(results: Results, least: dict[int, tuple[float, float, int] | None]) -> Chart:
@@ -185,16 +174,11 @@ def _grids(results: Results) -> list[Chart]:
         cells = [[(layer, threshold, window) for threshold in results.thresholds] for layer in results.layers]
         shares = [[results.retention(*cell) for cell in row] for row in cells]
         errors = [[results.score(*cell, head["name"])["value"] for cell in row] for row in cells]
-        how = {"x": "threshold", "y": "layer"}
-        grids.append(
-            heat(f"kept-{window}", rows, columns, shares, title=f"Tokens left, window {window}", form=".0%", **how)
-        )
-        grids.append(
-            heat(
-                f"error-{window}", rows, columns, errors, title=f"{head['title']}, window {window}", form=form(head),
-                top=1.0 if head["percent"] else None, colour=1, **how,
-            )
-        )  # fmt: skip
+        grid = partial(heat, rows=rows, columns=columns, x="threshold", y="layer")
+        top = 1.0 if head["percent"] else None
+        title = f"{head['title']}, window {window}"
+        grids.append(grid(f"kept-{window}", values=shares, title=f"Tokens left, window {window}", form=".0%"))
+        grids.append(grid(f"error-{window}", values=errors, title=title, form=form(head), top=top, colour=1))
     return grids
 
 
@@ -204,7 +188,8 @@ def _table(results: Results) -> Table:
         for threshold in results.thresholds:
             for layer in results.layers:
                 key = (layer, threshold, window)
-                row = [f"layer {layer}, {threshold:g}, window {window}", f"{results.retention(*key):.1%}"]
+                row: list[str | Cell] = [f"layer {layer}, {threshold:g}, window {window}"]
+                row.append(f"{results.retention(*key):.1%}")
                 for metric in results.metrics:
                     score = results.score(*key, metric["name"])
                     row += [value(metric, score), change(metric, score["difference"])]

@@ -34,7 +34,9 @@ small, .lead, dt, figcaption, caption { color: var(--faint); font-weight: normal
 .card b { font-size: 1.75rem; line-height: 1.2; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
 .card span { line-height: 1.35; margin: .2rem 0 .4rem; }
 .card small { margin-top: auto; line-height: 1.35; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background:
+  linear-gradient(to left, var(--paper) 1.5rem, transparent) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--line), transparent) right / 1rem 100% no-repeat scroll; }
 .figures { display: flex; flex-wrap: wrap; gap: 0 1.75rem; align-items: flex-start; }
 figure { margin: .9rem 0; min-width: 0; max-width: 100%; flex: 0 1 auto; }
 figure svg, figure img { display: block; max-width: 100%; height: auto; }
@@ -42,7 +44,7 @@ figcaption { width: 0; min-width: 100%; }
 figcaption, caption { font-size: .85rem; line-height: 1.45; max-width: 46rem; margin-top: .5rem; }
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: 1rem 0; }
-th, td { padding: .38rem 0 .38rem 1.4rem; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: .38rem 0 .38rem 1.25rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
 th:first-child { text-align: left; font-weight: 500; padding-left: 0; }
 thead th { color: var(--faint); font-weight: normal; vertical-align: bottom; line-height: 1.35; }
@@ -51,15 +53,15 @@ thead th:first-child { font-weight: normal; }
 .good { color: var(--hue-2); }
 .bad { color: var(--bad); }
 .faint { color: var(--faint); }
-.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.facts th { vertical-align: top; }
+.prose th, .prose td { text-align: left; white-space: normal; vertical-align: top; }
+.prose td { overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.1rem; margin: 0; max-width: 52rem; }
 dd { margin: 0; min-width: 0; }
 mark { background: none; color: var(--bad); font-weight: 650; }
 mark.delete { text-decoration: line-through; font-weight: normal; }
 @media print {
   body { padding: 0; max-width: none; font-size: 11px; }
-  .scroll { overflow: visible; }
+  .scroll { overflow: visible; background: none; }
   figure, table, .cards, dl { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
 }

@@ -31,6 +31,7 @@ def claims(found: Sequence[Claim]) -> Section:
                 ["the paper finds", "here", ""],
                 [[claim.text, claim.found, words[claim.holds]] for claim in found],
                 "Other model, other data: what holds here says how the method behaves, not what it does elsewhere.",
+                prose=True,
             )
         ],
     )

@@ -1,0 +1,94 @@
+"""What charts show of their numbers."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from itertools import pairwise
+
+import pytest
+
+from affinity_pool.study.report.charts import NARROW, Bars, Point, Series, bars, frontier, heat, lines, pareto
+from affinity_pool.study.report.drawing import apart, limits
+from affinity_pool.study.report.figures import Chart
+
+
+def texts(chart: Chart) -> list[str]:
+    return [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", chart.html())]
+
+
+def test_every_curve_and_the_baseline_are_named_at_their_ends() -> None:
+    chart = lines(
+        "n", [Series("up", [0, 1], [0.1, 0.2]), Series("down", [0, 1], [0.2, 0.1])], x="layer", y="WER",
+        baseline=("vanilla", 0.05),
+    )  # fmt: skip
+    assert {"up", "down", "vanilla", "layer", "WER"} <= set(texts(chart))
+
+
+def test_a_value_above_the_chart_is_written_and_the_caption_says_so() -> None:
+    series = [Series("loops", [0, 4, 8], [0.1, 3.21, 0.1]), Series("fewer", [0, 4, 8], [0.1, 1.23, 0.1])]
+    chart = lines("n", series, x="layer", y="WER", top=0.5)
+    assert "321.0%" in texts(chart)
+    assert "123.0%" not in texts(chart)  # one figure a layer: the largest
+    assert "leaves the chart at 50.0%" in chart.caption
+    assert "leaves" not in lines("n", series, x="layer", y="WER", top=4).caption
+
+
+def test_gaps_and_curves_without_any_value_can_be_drawn() -> None:
+    assert lines(
+        "n", [Series("gap", [0, 1, 2], [0.1, None, 0.2]), Series("none", [0, 1], [None, None])], x="", y=""
+    ).html()
+
+
+def test_the_frontier_leaves_out_what_another_point_beats() -> None:
+    points = [Point(0.5, 0.1), Point(0.2, 0.3), Point(0.6, 0.1), Point(0.9, 0.05), Point(0.3, 0.4)]
+    assert [point.x for point in pareto(points)] == [0.2, 0.5, 0.9]
+
+
+def test_points_of_one_place_get_one_name_rather_than_two_on_top_of_each_other() -> None:
+    crowd = [Point(0.5, 0.1, f"name {i}") for i in range(40)]
+    shown = [text for text in texts(frontier("n", crowd, x="left", y="WER")) if text.startswith("name")]
+    assert 1 <= len(shown) <= 8
+
+
+def test_several_series_have_a_key_and_one_has_none() -> None:
+    points = [Point(0.5, 0.1, series="pooling"), Point(0.4, 0.2, series="speed-up")]
+    assert {"pooling", "speed-up"} <= set(texts(frontier("n", points, x="left", y="WER")))
+    assert "pooling" not in texts(frontier("n", points[:1], x="left", y="WER"))
+
+
+def test_bars_say_their_values_and_stacks_their_sums() -> None:
+    parts = [Bars("a", [1.0, 2.0]), Bars("b", [0.5, None])]
+    assert {"1.0", "2.0", "0.5", "–"} <= set(texts(bars("n", ["x", "y"], parts, x="ms", form=".1f")))
+    stacked = texts(bars("n", ["x", "y"], parts, x="ms", form=".2f", stacked=True))
+    assert "1.50" in stacked
+    assert "2.00" in stacked
+
+
+def test_a_grid_writes_every_value_and_a_dash_for_none() -> None:
+    written = texts(heat("n", ["0.9", "0.8"], ["input", "4"], [[0.1, None], [0.25, float("nan")]], x="layer", y="τ"))
+    assert written.count("–") == 2
+    assert {"10.0%", "25.0%", "input", "4", "0.9", "0.8"} <= set(written)
+
+
+def test_a_narrow_chart_fits_a_phone_with_text_of_ten_pixels() -> None:
+    assert NARROW * 0.8 <= 390 - 2 * 20
+    assert (
+        f"min-width:{NARROW * 0.8:.0f}px" in lines("n", [Series("a", [0, 1], [1, 2])], x="", y="", width=NARROW).html()
+    )
+
+
+@pytest.mark.parametrize("wanted", [[0, 0, 0], [90, 95, 100], [10, 11, 50, 51], [100, 0, 50]])
+def test_names_are_moved_apart_in_order_and_stay_inside(wanted: list[float]) -> None:
+    found = apart(wanted, 16, 100)
+    ordered = [found[i] for i in sorted(range(len(wanted)), key=lambda i: wanted[i])]
+    assert all(b - a >= 16 - 1e-9 for a, b in pairwise(ordered))
+    assert ordered[0] >= -1e-9
+    assert ordered[-1] <= 100 + 1e-9
+
+
+def test_axes_start_at_zero_unless_all_values_are_far_from_it() -> None:
+    assert limits([0.02, 0.3])[0] == 0
+    assert limits([0.9, 0.95])[0] > 0.8
+    assert limits([0.02, 2.0], top=0.5) == (0, 0.5)
+    assert limits([None, float("nan")]) == limits([])
