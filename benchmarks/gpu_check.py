@@ -218,15 +218,21 @@ def each(*parts: Callable[[], str]) -> str:
 
 
 def cost(shell: Shell) -> str:
-    """Time to first token, memory, KV cache and decoding at the size of Qwen2-Audio-7B."""
+    """Time to first token, memory, KV cache and decoding at the size of Qwen2-Audio-7B, one prompt and batches."""
     need(("transformers", "typer", "rich", "matplotlib"))
-    out = shell.results / "logs" / "cost"  # results.jsonl and the page, not to be committed
-    shutil.rmtree(out, ignore_errors=True)
-    command = ["affinity_pool.cli", "cost", "--random-weights", "qwen2-audio-7b", "--device", "cuda", "--idle"]
-    command += ["--batch", "1,4,16", "--rounds", "11", "--new-tokens", "16", "--out", str(out)]
-    shell.python("-m", *command)
-    shutil.copy(out / "summary.json", shell.results / "cost.json")
-    return "cost.json"
+
+    def measured(name: str, *options: str) -> str:
+        out = shell.results / "logs" / name  # the page and every round, not to be committed
+        shutil.rmtree(out, ignore_errors=True)
+        command = ["-m", "affinity_pool.cli", "cost", "--random-weights", "qwen2-audio-7b", "--device", "cuda"]
+        shell.python(*command, "--out", str(out), *options)
+        shutil.copy(out / "summary.json", shell.results / f"{name}.json")
+        return f"{name}.json"
+
+    return each(
+        lambda: measured("cost", "--idle"),
+        lambda: measured("cost-batches", "--batch", "4,16", "--rounds", "11", "--new-tokens", "16"),
+    )
 
 
 def need(packages: Sequence[str]) -> None:
@@ -289,7 +295,7 @@ def write_summary(results: Path, outcomes: dict[str, Any]) -> None:
     for name, stage in stages.items():
         first = stage["detail"].partition("\n")[0].replace("|", " ")
         lines.append(f"| {name} | {stage['status']} | {stage['seconds']} | {stage['sources']} | {first} |")
-    for name in ("gpu", "gpu-sweep", "cost"):
+    for name in ("gpu", "gpu-sweep", "cost", "cost-batches"):
         if (results / f"{name}.json").exists():
             table = ask("-m", "affinity_pool.bench.table", f"{name}.json", folder=results)
             lines += ["", f"## {name}", "", table]

@@ -1,7 +1,12 @@
 """From recordings and questions to the keyword arguments of ``generate``, through each family's own processor.
 
 One entry of ``_FAMILIES`` for each family says how its chats are worded: where the clip stands in a message, or that
-the processor wants finished text, or the audio inside the message.
+the processor wants finished text, or the audio inside the message. Kimi-Audio is not among them: its own code makes
+its prompts.
+
+All were run with transformers' processor classes around tokenizers and chat templates made for the tests, Qwen2.5-Omni
+and Phi-4-multimodal without their image processors; a published tokenizer or template was at hand for none but
+Qwen2-Audio's architecture in the bundled model.
 """
 
 from __future__ import annotations
@@ -19,17 +24,21 @@ Messages = list[dict[str, Any]]
 
 CLIP = {"type": "audio", "audio_url": "-"}  # processors look at the type; Qwen2-Audio's template looks for the key
 
+_WORDED = {"add_generation_prompt": True, "tokenize": False}
+
 
 def model_inputs(processor: Any, model_type: str, clips: list[np.ndarray], prompts: list[str]) -> dict[str, Tensor]:
     """Keyword arguments of ``model.generate`` for a batch of chats, each one clip and one question, padded on the left.
 
     Args:
         processor: of the class that transformers has for the family.
-        model_type: ``model.config.model_type``, a family in :data:`FAMILIES`.
+        model_type: ``model.config.model_type``.
         clips: ``B`` recordings, each ``[samples]``, float, at the processor's sampling rate.
         prompts: ``B`` questions. Qwen3-ASR takes no question: there it is the context of the transcription.
 
-    A clip that is longer than the processor would take in whole is refused: it would cut the rest off without a word.
+    Raises:
+        ValueError: unknown family, lists of different lengths, or a clip longer than the processor takes in whole: it
+            would cut the rest off without a word.
     """
     if model_type not in _FAMILIES:
         raise ValueError(f"model_type is {model_type!r}, of whose prompts nothing is known: {', '.join(_FAMILIES)}")
@@ -67,13 +76,16 @@ def _templated(messages: Callable[[str], Messages]) -> Callable[..., Any]:
 
     def inputs(processor: Any, clips: list[np.ndarray], prompts: list[str]) -> Any:
         chats = [messages(prompt) for prompt in prompts]
-        texts = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-        rate = sampling_rate(processor)
-        return processor(
-            text=texts, audio=clips, sampling_rate=rate, padding=True, padding_side="left", return_tensors="pt"
-        )
+        return _joined(processor, processor.apply_chat_template(chats, **_WORDED), clips)
 
     return inputs
+
+
+def _joined(processor: Any, texts: list[str], clips: list[np.ndarray]) -> Any:
+    rate = sampling_rate(processor)
+    return processor(
+        text=texts, audio=clips, sampling_rate=rate, padding=True, padding_side="left", return_tensors="pt"
+    )
 
 
 def _clip_then_text(prompt: str) -> Messages:
@@ -108,17 +120,14 @@ def _voxtral(processor: Any, clips: list[np.ndarray], prompts: list[str]) -> Any
 def _granite(processor: Any, clips: list[np.ndarray], prompts: list[str]) -> Any:
     """The tokenizer words the chat, the audio's token stands in its text."""
     chats = [[{"role": "user", "content": f"{processor.audio_token}{prompt}"}] for prompt in prompts]
-    texts = processor.tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    texts = processor.tokenizer.apply_chat_template(chats, **_WORDED)
     return processor(texts, clips, padding_side="left", return_tensors="pt")
 
 
 def _phi4(processor: Any, clips: list[np.ndarray], prompts: list[str]) -> Any:
     """Finished text: the chat format of the model is short, and its tokenizer's template knows no audio."""
     texts = [f"<|user|>{processor.audio_token}{prompt}<|end|><|assistant|>" for prompt in prompts]
-    rate = sampling_rate(processor)
-    return processor(
-        text=texts, audio=clips, sampling_rate=rate, padding=True, padding_side="left", return_tensors="pt"
-    )
+    return _joined(processor, texts, clips)
 
 
 _FAMILIES: dict[str, Callable[[Any, list[np.ndarray], list[str]], Any]] = {

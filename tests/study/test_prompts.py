@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ def tokenizer(**named: str) -> Any:
         tokenizer_object=level, pad_token="<|pad|>", unk_token="<unk>", eos_token="<eos>", extra_special_tokens=named
     )
     fast.add_special_tokens({"additional_special_tokens": SPECIAL[4:]})
+    fast.model_input_names = ["input_ids", "attention_mask"]
     fast.chat_template = CHAT
     return fast
 
@@ -62,6 +64,9 @@ def ears() -> Any:
     extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     extractor.chunk_length, extractor.n_samples, extractor.nb_max_frames = 1.2, RATE * 12 // 10, 120
     return extractor
+
+
+NO_EYES = SimpleNamespace(merge_size=2)
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +120,9 @@ PROCESSORS: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "qwen2_5_omni_thinker": (
         "Qwen2_5OmniThinkerForConditionalGeneration",
-        lambda: transformers.Qwen2_5OmniProcessor(None, None, ears(), tokenizer(**NAMED, **SEEING), chat_template=CHAT),
+        lambda: transformers.Qwen2_5OmniProcessor(
+            NO_EYES, NO_EYES, ears(), tokenizer(**NAMED, **SEEING), chat_template=CHAT
+        ),
     ),
     "phi4_multimodal": (
         "Phi4MultimodalForCausalLM",

@@ -1,0 +1,217 @@
+"""Every experiment as its command, from end to end on a random model; what it writes is what its parts measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from affinity_pool import patch
+from affinity_pool.cli import app
+from affinity_pool.study import InputError, evaluate, oracle
+from affinity_pool.study.conditions import VANILLA, Answering, scorable
+from affinity_pool.study.data import open_data
+from affinity_pool.study.lslm import Lslm, load
+from affinity_pool.study.reductions import planned, quota, uniform_merge
+from affinity_pool.study.report.dynamics_page import turns
+from affinity_pool.study.runs import Plan, run
+
+
+@pytest.fixture(scope="module")
+def lslm(folder: Path) -> Lslm:
+    return load(str(folder), "cpu")
+
+
+def command(name: str, folder: Path, corpus: Path, out: Path, *options: object) -> tuple[int, str]:
+    arguments = [name, "--model", folder, "--data", corpus, "--out", out, "--device", "cpu", "--batch", 3, *options]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+EXPERIMENTS = {
+    "eval": ["--longest", 4, "--sites", "0:0.6:1", "--sites", "0:0.6:1,2:0.5:3", "--sites", "conservative"],
+    "oracle": ["--longest", 4, "--budgets", "2,50%", "--layers", "0,2-3"],
+    "probe": ["--longest", 4, "--thresholds", "0.7,0.5"],
+    "dynamics": [],
+    "calibrate": ["--longest", 4, "--flops", "0.9", "--layers", "0,2,3"],
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_writes_results_summary_and_page(name: str, folder: Path, corpus: Path, tmp_path: Path) -> None:
+    code, output = command(name, folder, corpus, tmp_path, *EXPERIMENTS[name])
+    assert code == 0, output
+    assert "Left out: missing: no such recording" in output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["command"] == name
+    assert sorted(entry["utterance"] for entry in summary["unusable"]) == ["empty", "missing"]
+    assert summary["provenance"]["versions"]["torch"] == torch.__version__
+    page = (tmp_path / "index.html").read_text()
+    assert "2 of " in page
+    assert "could not be used" in page
+    assert "What it ran on" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert "<svg" in page
+    before = {path: path.read_bytes() for path in tmp_path.rglob("results.jsonl")}
+    assert command(name, folder, corpus, tmp_path, *EXPERIMENTS[name])[0] == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("results.jsonl")} == before
+    code, output = command(name, folder, corpus, tmp_path, *EXPERIMENTS[name], "--limit", 3)
+    assert code == 2
+    assert "holds a run with other settings (recordings)" in output
+
+
+def test_the_oracle_keeps_its_budget_at_every_layer(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
+    budgets = [oracle.Budget.parse("2"), oracle.Budget.parse("50%")]
+    conditions = oracle.conditions([0, 3], list(oracle.OPERATORS), budgets, seed=0)
+    assert len(conditions) == 1 + 2 * 3 * 2
+    work = Answering(lslm, conditions, longest=2)
+    units = oracle.units_of("words", None, lslm)
+    records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(units))
+    utterances = {utterance.id: utterance for utterance in open_data(corpus)}
+    checked = 0
+    for record in records:
+        if record.get("facts", {}).get("operator") is None:
+            continue
+        utterance = utterances[record["utterance"]]
+        cut = units(utterance, utterance.load(lslm.rate), record["audio_tokens"])
+        assert cut[0].start == 0
+        assert cut[-1].end == record["audio_tokens"]
+        if record["facts"]["budget"].startswith("2 "):
+            assert record["kept"] == [sum(min(2, span.end - span.start) for span in cut)]
+        else:
+            assert record["kept"] == [max(round(record["audio_tokens"] / 2), len(cut))]
+        assert record["layers"] == [record["facts"]["layer"]]
+        checked += 1
+    assert checked == 12 * 5
+
+
+def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> None:
+    """Uniform Merge to one token a unit: what enters the next layer are the means of what entered this one."""
+    utterance = open_data(corpus)[0]
+    inputs = lslm.inputs(utterance.load(lslm.rate), "transcribe")
+    tokens = int(lslm.audio_positions(inputs).sum())
+    units = oracle.units_of("0.2", None, lslm)(utterance, utterance.load(lslm.rate), tokens)
+    seen: list[torch.Tensor] = []
+
+    def reduce(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        pooled = planned(lambda row, n: uniform_merge(units, quota(units, tokens=1)))(x, *arguments, **options)
+        audio = options["mergeable"][0]
+        for place, span in enumerate(units):
+            mean = x[0, audio][span.start : span.end].double().mean(0)
+            first = int(audio.nonzero()[0]) + x.shape[1] - int(pooled.lengths[0]) - (x.shape[1] - x.shape[1])
+            seen.append((pooled.values[0, first + place].double() - mean).abs().max())
+        return pooled
+
+    from affinity_pool.models import Site
+
+    with patch(lslm.model, [Site(1, reduce=reduce)]):
+        lslm.generate(inputs, longest=1)
+    assert len(seen) == len(units) > 2
+    assert max(seen) < 1e-6
+
+
+def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
+    choices = [evaluate.choose("0:0.6:1", lslm.depth), evaluate.choose("0:0.6:1,2:0.5:3", lslm.depth)]
+    conditions = evaluate.conditions(choices, evaluate.BASELINES, seed=0)
+    names = [condition.name for condition in conditions]
+    assert names[0] == VANILLA.name
+    assert sum("speed-up" in name for name in names) == 1  # it has no deeper site
+    work = Answering(lslm, conditions, longest=2)
+    records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable())
+    pooled = {
+        (record["utterance"], record["facts"]["sites"]): record["kept"]
+        for record in records
+        if record.get("facts", {}).get("method") == "affinity"
+    }
+    assert any(kept[-1] < record["audio_tokens"] for kept, record in zip(pooled.values(), records, strict=False))
+    compared = 0
+    for record in records:
+        method = record.get("facts", {}).get("method")
+        if method in evaluate.REDUCTIONS:
+            assert record["kept"] == pooled[record["utterance"], record["facts"]["sites"]]
+            compared += 1
+        elif method == evaluate.SPEED_UP:
+            (kept,), (wanted,) = record["kept"], pooled[record["utterance"], record["facts"]["sites"]]
+            assert abs(kept - wanted) <= 1
+            compared += 1
+    assert compared == 5 * (6 + 5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("moderate", "neither a preset"),
+        ("0:0.9", "sites '0:0.9'"),
+        ("9:0.9:1", "layers 0 to 3"),
+        ("0:x:1", "could not convert"),
+        ("0:0.9:99", "window"),
+    ],
+)
+def test_sites_that_cannot_be_are_refused(lslm: Lslm, spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate.choose(spec, lslm.depth)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("oracle", ["--budgets", "150%"], "share up to 100"),
+        ("oracle", ["--operators", "best-drop"], "operator must be one of"),
+        ("oracle", ["--layers", "7"], "layers 0 to 3"),
+        ("oracle", ["--units", "syllables"], "units must be 'words' or a number of seconds"),
+        ("probe", ["--thresholds", "high"], "thresholds must be"),
+        ("probe", ["--picture", "nobody"], "no utterance 'nobody'"),
+        ("eval", ["--baselines", "magic"], "baseline must be one of"),
+        ("eval", ["--judge", "nowhere:judge"], "cannot import the judge"),
+        ("eval", ["--task", "sing"], "no recording for the task 'sing', only for first, transcribe"),
+        ("calibrate", [], "either flops or retention"),
+        ("calibrate", ["--flops", "0.5", "--criterion", "taste"], "criterion must be one of"),
+        ("dynamics", ["--alignments", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_options_end_in_a_sentence(
+    folder: Path, corpus: Path, tmp_path: Path, name: str, options: list[str], message: str
+) -> None:
+    code, output = command(name, folder, corpus, tmp_path / "out", *options)
+    assert code == 2, output
+    assert message in output.replace("│ ", "").replace(" │", "")
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("values", "ways"),
+    [
+        ([0, 1, 0.4, 0.9], ["up", "down", "up"]),
+        ([0, 1, 2], ["up"]),
+        ([0, 1, 0.99, 2], ["up"]),
+        ([3, 1, 2], ["down", "up"]),
+    ],
+)
+def test_a_curves_turns_leave_out_small_swings(values: list[float], ways: list[str]) -> None:
+    assert [way for way, _, _ in turns(values)] == ways
+
+
+def test_a_judge_looks_at_questions_alone(
+    folder: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "referee.py").write_text(
+        "def judge(question, reference, answer):\n    return question == 'first' and reference == 'one two'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, output = command(
+        "eval", folder, corpus, tmp_path / "out", "--judge", "referee:judge", "--baselines", "none", "--longest", 2
+    )
+    assert code == 0, output
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert {record["task"] for record in records if "judged" in record} == {"first"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metrics"]["first"][0]["name"] == "judge"
+    assert summary["conditions"][1]["scores"]["first"]["judge"]["value"] == 1
