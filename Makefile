@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test lint format sanitize bench gpu-check train clean
+.PHONY: help demo test lint format sanitize bench gpu-check train study clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -44,11 +44,14 @@ sanitize: $(VENV)/installed ## the CUDA kernel's source on the CPU, long, under 
 bench: $(VENV)/installed ## time the op against copying, the paper's loop and torch
 	$(BIN)/affinity-pool bench
 
-gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize, time (STAGES="bench ttft" for some)
+gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize, time (STAGES="bench cost" for some)
 	$(PYTHON) benchmarks/gpu_check.py $(STAGES)
 
 train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
 	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh
+
+study: $(VENV)/installed ## every experiment of the paper on the bundled model (an hour; needs espeak-ng, flite, sox, see examples/tiny-lslm)
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/tiny-lslm/study.sh
 
 clean: ## remove what the above made
 	rm -rf $(VENV) build out *.egg-info affinity_pool/*.so

@@ -43,7 +43,9 @@ def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
     """The values of a list written with commas."""
     try:
         return [kind(part.strip()) for part in text.split(",")]
-    except ValueError:
+    except ValueError as error:
+        if type(error) is not ValueError:  # says more itself
+            raise
         raise typer.BadParameter(f"{name} must be {kind.__name__}s with commas between them, got {text!r}") from None
 
 

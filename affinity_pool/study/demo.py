@@ -192,7 +192,7 @@ def _run_clip(
         stats = handle.stats
     assert stats is not None  # the answer began with a prefill
     cost = _cost(lslm, inputs, stats, ttft.interleave(first_token, first_token_pooled, runs))
-    frame = lslm.frame_seconds(inputs, audio)
+    frame = lslm.token_seconds
     spans = spans_after_sites(stats.sites, lslm.audio_positions(inputs))
     picture = Picture(
         title=f"{utterance.id}, {audio.seconds:.1f} s",

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, LogitsProcessorList
+from transformers import AutoConfig, AutoProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
 from ..models import FAMILIES
 from ..models.families import family_of
 from ..models.sites import FILE as SITES_FILE
 from . import BUNDLED, InputError
 from .data.audio import Audio
+from .prompts import longest_clip, model_inputs, sampling_rate
 
 LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
 
@@ -39,12 +40,12 @@ class Lslm:
     @property
     def rate(self) -> int:
         """Samples a second that the model wants."""
-        return self.processor.feature_extractor.sampling_rate
+        return sampling_rate(self.processor)
 
     @property
     def longest(self) -> float:
-        """Seconds it hears at once; the feature extractor cuts the rest off without a word."""
-        return self.processor.feature_extractor.n_samples / self.rate
+        """Seconds that it hears whole, in one clip."""
+        return longest_clip(self.processor, self.model.config.model_type) / self.rate
 
     def check(self, audio: Audio, text: str | None = None) -> None:
         """Refuse a recording that the model would hear cut, and a right answer that it cannot spell.
@@ -72,22 +73,8 @@ class Lslm:
                     f"audio has {clip.seconds:.2f} s at {clip.rate} Hz; {self.name} takes up to {self.longest} s at "
                     f"{self.rate} Hz"
                 )
-        texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": prompt}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for prompt in prompts
-        ]
-        self.processor.tokenizer.padding_side = "left"
-        inputs = self.processor(
-            text=texts,
-            audio=[clip.samples for clip in audio],
-            sampling_rate=self.rate,
-            return_tensors="pt",
-            padding=True,
-        )
+        clips = [clip.samples for clip in audio]
+        inputs = model_inputs(self.processor, self.model.config.model_type, clips, list(prompts))
         dtype = self.model.dtype
         return {
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
@@ -120,16 +107,15 @@ class Lslm:
         """``[B, T]`` bool: which tokens of the prompt are audio."""
         return inputs["input_ids"] == family_of(self.model).audio_token_id(self.model.config)
 
-    def frame_seconds(self, inputs: Mapping[str, Tensor], audio: Audio) -> float:
-        """Seconds one audio token stands for: a whole number of the feature extractor's hops."""
-        hop = self.processor.feature_extractor.hop_length / self.rate
-        tokens = int(self.audio_positions(inputs).sum())
-        return max(1, round(audio.seconds / tokens / hop)) * hop
-
     def heard(self, inputs: Mapping[str, Tensor], audio: Audio) -> np.ndarray:
-        """``[bins, frames]``: the log-mel spectrogram that the encoder gets, without its padding."""
-        frames = round(audio.samples.shape[0] / self.processor.feature_extractor.hop_length)
-        return inputs[family_of(self.model).features][0, :, :frames].float().cpu().numpy()
+        """``[bins, frames]`` log-mel spectrogram to show: what the encoder gets, if that is one, without padding."""
+        extractor = WhisperFeatureExtractor(sampling_rate=self.rate)
+        frames = round(audio.samples.shape[0] / extractor.hop_length)
+        features = inputs[family_of(self.model).features]
+        own = getattr(self.processor, "feature_extractor", None)
+        if features.shape[0] == 1 and getattr(own, "feature_size", None) == features.shape[1]:
+            return features[0, :, :frames].float().cpu().numpy()
+        return extractor(audio.samples, sampling_rate=self.rate).input_features[0][:, :frames]
 
     def can_spell(self, text: str) -> bool:
         """Whether the tokenizer knows every word: a model with a closed vocabulary cannot say the others."""

@@ -45,7 +45,7 @@ def model_inputs(processor: Any, model_type: str, clips: list[np.ndarray], promp
     if len(clips) != len(prompts) or not clips:
         raise ValueError(f"{len(clips)} clips and {len(prompts)} prompts: give one prompt for each clip, at least one")
     clips = [np.asarray(clip, np.float32) for clip in clips]
-    longest = _longest(processor, model_type)
+    longest = longest_clip(processor, model_type)
     for index, clip in enumerate(clips):
         if clip.ndim != 1 or not 0 < clip.size <= longest:
             raise ValueError(
@@ -64,8 +64,8 @@ def _extractor(processor: Any) -> Any:
     return getattr(processor, "feature_extractor", None) or processor.audio_processor
 
 
-def _longest(processor: Any, model_type: str) -> float:
-    """Samples that the processor takes in whole."""
+def longest_clip(processor: Any, model_type: str) -> float:
+    """Samples of one clip that the processor takes whole: it would cut the rest off without a word."""
     if model_type in ("qwen2_audio", "qwen2_5_omni_thinker"):
         return _extractor(processor).n_samples
     return getattr(processor, "max_audio_len", np.inf) * sampling_rate(processor)

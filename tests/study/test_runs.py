@@ -18,7 +18,7 @@ from affinity_pool.study.data import open_data
 from affinity_pool.study.lslm import Lslm, load
 from affinity_pool.study.runs import Plan, problems, run
 
-POOLED = Condition("pooled", {"threshold": 0.6}, [Site(0, 0.6, 1), Site(2, 0.5, 3)])
+POOLED = Condition("pooled", {"threshold": 0.6}, [Site(0, 0.3, 1), Site(2, 0.15, 3)])
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 from .charts import Point, Series, frontier, lines
 from .figures import Chart
 from .page import Card, Page, Section, Table
@@ -139,7 +141,7 @@ def _claims(summary: Summary, bearable: dict[int, float]) -> list[Claim]:
         Claim(
             "The input and deep layers compress, middle layers do not.",
             ", ".join(f"layer {layer} {share:.0%}" for layer, share in bearable.items()),
-            max(bearable[layer] for layer in middle) > max(bearable[first], bearable[deepest]),
+            mean(bearable[layer] for layer in middle) > max(bearable[first], bearable[deepest]),
         ),
         Claim(
             "Pool at the input and again at a deep layer.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from statistics import mean
 
 from .charts import NARROW, Point, Series, frontier, heat, lines
 from .figures import Chart
@@ -233,9 +234,10 @@ def _claims(results: Results, least: dict[int, tuple[float, float, int] | None])
             share(first) <= 0.8,
         ),
         Claim(
-            "Middle layers are where pooling hurts.",
-            f"least tokens in the middle: {', '.join(f'layer {layer} {share(layer):.0%}' for layer in middle)}",
-            max(share(layer) for layer in middle) > max(share(first), share(deepest)),
+            "Middle layers bear less than the input.",
+            f"fewest tokens: layer {first} {share(first):.0%}, the layers between "
+            + ", ".join(f"{share(layer):.0%}" for layer in middle),
+            mean(share(layer) for layer in middle) > share(first),
         ),
         Claim(
             "Deeper layers bear more.",

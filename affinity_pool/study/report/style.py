@@ -55,6 +55,7 @@ thead th:first-child { font-weight: normal; }
 .faint { color: var(--faint); }
 .prose th, .prose td { text-align: left; white-space: normal; vertical-align: top; }
 .prose td { overflow-wrap: anywhere; }
+.prose .good, .prose .bad, .prose .faint { white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.1rem; margin: 0; max-width: 52rem; }
 dd { margin: 0; min-width: 0; }
 mark { background: none; color: var(--bad); font-weight: 650; }

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], about an hour on two cores.
+#
+# Started again, it goes on where it was. Two experiments run at a time, with a thread each. Answers end after 24
+# tokens: the longest right one has 9, so a decoding loop still shows. Costs are timed apart, on a quiet machine:
+# affinity-pool cost.
+set -euo pipefail
+cd "$(dirname "$0")"
+python=${PYTHON:-python}
+out=${1:-build/study}
+sets=build/sets
+[ -e build/words.npz ] || "$python" words.py
+[ -e $sets/test-allison/manifest.jsonl ] || "$python" export_set.py test-espeak test-allison --count 512
+[ -e $sets/dev-allison/manifest.jsonl ] || "$python" export_set.py dev-espeak dev-allison --count 128
+export OMP_NUM_THREADS=1
+
+experiment() { # NAME SET COMMAND OPTIONS...
+  local name=$1 data=$sets/$2/manifest.jsonl
+  shift 2
+  "$python" -m affinity_pool.cli "$@" --data "$data" --batch 32 --out "$out/$name" > "$out/$name.log" 2>&1
+}
+answers="--longest 24"
+input="--task transcribe --sites 0:0.98:1 --sites 0:0.95:1 --sites 0:0.9:1"
+
+mkdir -p "$out"
+{
+  experiment oracle test-espeak oracle $answers
+  experiment eval-allison test-allison eval $answers
+  experiment calibrate dev-espeak calibrate $answers --task transcribe --flops 0.75
+} &
+{
+  experiment dynamics test-espeak dynamics
+  experiment eval-espeak test-espeak eval $answers
+  experiment input test-espeak eval $answers $input
+  experiment probe test-espeak probe $answers --thresholds 0.98,0.95,0.9,0.85,0.8,0.7
+  # the ablation, if it was trained: ./train.sh --no-tempo --out build/no-tempo
+  [ ! -e build/no-tempo/config.json ] || experiment input-no-tempo test-espeak eval $answers $input --model build/no-tempo
+} &
+wait %1
+wait %2
