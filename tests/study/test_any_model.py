@@ -1,0 +1,63 @@
+"""The experiments on every family: nothing in them knows the model they were written with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from test_prompts import AUDIO, CLIPS, PROCESSORS, RATE, blind, random_model, speech_model
+
+from affinity_pool.study import evaluate, oracle, probe
+from affinity_pool.study.calibrate import THRESHOLDS, Curves
+from affinity_pool.study.conditions import Answering, scorable
+from affinity_pool.study.data import Utterance
+from affinity_pool.study.dynamics import Measuring
+from affinity_pool.study.lslm import Lslm
+from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.scores import by_condition, retention
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    found = []
+    for index, clip in enumerate(CLIPS):
+        soundfile.write(tmp_path / f"{index}.wav", clip, RATE)
+        found.append(Utterance(f"u{index}", tmp_path / f"{index}.wav", None, "what is", None, (), None))
+    return found
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_every_experiment_runs_on_every_family(
+    kind: str, utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind(monkeypatch)
+    name, build = PROCESSORS[kind]
+    model: Any = speech_model() if kind == "qwen2_audio" else random_model(name)
+    lslm = Lslm(model, build(), kind, "aggressive")
+    assert AUDIO in lslm.batch([u.load(RATE) for u in utterances], ["what is", "said"])["input_ids"]
+
+    def done(work: Any, what: str, prepare: Any = None) -> list[dict[str, Any]]:
+        return run(lslm, utterances, Plan(what, kind, {}, 2), tmp_path / what, work, prepare)
+
+    choice = evaluate.choose("0:-0.9:1", lslm.depth)
+    conditions = evaluate.conditions([choice], ["uniform-drop", "interpolate"], seed=0)
+    of = by_condition(done(Answering(lslm, conditions, longest=2), "eval", scorable()))
+    (kept,) = retention(of[conditions[1].name])
+    assert kept < 1
+    assert retention(of[conditions[2].name]) == retention(of[conditions[3].name]) == [kept]
+
+    half = oracle.conditions([lslm.depth - 1], ["uniform-merge"], [oracle.Budget(share=0.5)], seed=0)
+    records = done(Answering(lslm, half, longest=2), "oracle", oracle.units_of("0.3", None, lslm))
+    for record in records[1::2]:
+        assert record["kept"] == [max(round(record["audio_tokens"] / 2), 4 if record["seconds"] > 1 else 3)]
+
+    figures = done(Measuring(lslm), "dynamics", lambda *_: None)
+    assert all(len(record["neighbour"]) == lslm.depth + 1 for record in figures)
+    curves = done(Curves(lslm, (1,)), "curves")
+    assert all(len(record["left"]) == lslm.depth and len(record["left"][0]) == len(THRESHOLDS) for record in curves)
+    drawn = probe.picture(lslm, utterances[0], utterances[0].load(RATE), None, [0, 1], -0.9, 1)
+    assert drawn.mel.ndim == 2
+    assert len(drawn.rows) == 3
+    assert len(drawn.rows[1].spans) < len(drawn.rows[0].spans)
