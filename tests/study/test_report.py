@@ -77,7 +77,9 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     assert all(reference.startswith(("#", "data:")) for reference in tags.references)
     assert "url(http" not in index.read_text()
     assert {path.name for path in files} == {
-        f"{name}.{kind}" for name in ("wer", "cwer", "frontier", "bars", "time", "grid") for kind in ("png", "svg")
+        f"{name}{kind}"
+        for name in ("wer", "cwer", "frontier", "bars", "time", "grid")
+        for kind in (".png", "-dark.png", ".svg")
     }
 
 

@@ -46,15 +46,15 @@ class Chart:
         return self._pictures() if self.raster else self._drawing()
 
     def save(self, folder: Path) -> list[Path]:
-        """Write ``NAME.png``, and ``NAME.svg`` or (raster) ``NAME-dark.png``."""
-        light = folder / f"{self.name}.png"
-        other = folder / (f"{self.name}-dark.png" if self.raster else f"{self.name}.svg")
-        light.write_bytes(self._light)
+        """Write ``NAME.png`` for light and ``NAME-dark.png`` for dark surroundings, and ``NAME.svg`` unless raster."""
+        pictures = {folder / f"{self.name}.png": self._light, folder / f"{self.name}-dark.png": self._dark}
+        for path, png in pictures.items():
+            path.write_bytes(png)
         if self.raster:
-            other.write_bytes(self._dark)
-        else:
-            other.write_text(coloured(self._svg, LIGHT) + "\n", encoding="utf-8")
-        return [light, other]
+            return [*pictures]
+        drawing = folder / f"{self.name}.svg"
+        drawing.write_text(coloured(self._svg, LIGHT) + "\n", encoding="utf-8")
+        return [*pictures, drawing]
 
     def _pictures(self) -> str:
         light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in (self._light, self._dark))
