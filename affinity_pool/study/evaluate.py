@@ -85,6 +85,7 @@ def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -
 def summary(lslm: Lslm, plan: Record, records: Sequence[Record], judge: Metric | None = None) -> Record:
     """As of any run of conditions, and of each baseline the difference to Affinity Pooling at the same counts."""
     found = scores.summary(lslm, plan, records, judge)
+    found["conditions"].sort(key=lambda condition: plan["conditions"].index(condition["name"]))
     pooled = {c["sites"]: c["name"] for c in found["conditions"] if c.get("method") == "affinity"}
     against = {c["name"]: pooled[c["sites"]] for c in found["conditions"] if c.get("method") in BASELINES}
     compared = {task: scores.score(of, against, judge) for task, of in scores.by_task(records).items()}

@@ -216,3 +216,21 @@ def test_a_judge_looks_at_questions_alone(
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"]["first"][0]["name"] == "judge"
     assert summary["conditions"][1]["scores"]["first"]["judge"]["value"] == 1
+
+
+def test_baselines_stand_behind_the_sites_they_are_compared_with(folder: Path, corpus: Path, tmp_path: Path) -> None:
+    code, output = command(
+        "eval", folder, corpus, tmp_path, "--longest", 2, "--sites", "0:0.3:1", "--sites", "0:0.2:1",
+        "--baselines", "speed-up,uniform-drop",
+    )  # fmt: skip
+    assert code == 0, output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    methods = [(c.get("method"), c.get("sites")) for c in summary["conditions"]]
+    assert methods == [
+        (None, None),
+        *((method, sites) for sites in ("0:0.3:1", "0:0.2:1") for method in ("affinity", "speed-up", "uniform-drop")),
+    ]
+    affinity, _, drop = summary["conditions"][1:4]
+    difference = drop["against_affinity"]["transcribe"]["wer"]["value"]
+    own = (condition["scores"]["transcribe"]["wer"]["value"] for condition in (drop, affinity))
+    assert difference == pytest.approx(next(own) - next(own), abs=2e-6)

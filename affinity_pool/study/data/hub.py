@@ -9,7 +9,7 @@
     corpora/mine:default:test               a folder of Parquet files (for one of recordings write a manifest)
     corpora/saved::test                     what save_to_disk wrote
 
-as in ``affinity-pool evaluate --data openslr/librispeech_asr:clean:test``. Only the files of the split are downloaded.
+as in ``affinity-pool eval --data openslr/librispeech_asr:clean:test``. Only the files of the split are downloaded.
 
 Columns are found by the names in ``COLUMNS``. Where there is a ``translation`` the task is "translate": that column is
 the reference, and its language is the second of a configuration such as "en_zh-CN". A model that wants more of a prompt
