@@ -43,7 +43,8 @@ THRESHOLDS = tuple(round(float(np.cos(angle)), 4) for angle in np.linspace(0.05,
 SHARES = (0.9, 0.8, 0.7, 0.5, 0.35, 0.25, 0.15, 0.08)
 MERGES = 0.98  # a site that leaves more does next to nothing
 TOLERANCE = 0.01  # disagreement that still counts as none, in the picture of what layers bear
-TRIED = 12  # combinations measured in the last step
+TRIED = 16  # combinations measured in the last step
+ALIKE = 2  # of them at the same layers
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ def promising(
 ) -> list[tuple[Site, ...]]:
     """Single sites and pairs with the input that should meet the budget, the least expected disagreement first.
 
-    Expected of a pair: both disagreements added, and of the tokens what each site alone leaves, whichever is less.
+    Expected of a pair: both disagreements added, and of the tokens what each site alone leaves, whichever is less. Of
+    each choice of layers two are tried at most: thresholds and windows next to each other do much the same.
     """
     at_input = [trial for trial in alone if trial.sites[0].layer == 0]
     deeper = [trial for trial in alone if trial.sites[0].layer > 0]
@@ -187,7 +189,12 @@ def promising(
         sites = (*first.sites, *second.sites)
         pairs.append(Trial(sites, left, cost, first.disagreement + second.disagreement))
     expected = [trial for trial in (*alone, *pairs) if budget.met(trial)]
-    return [trial.sites for trial in sorted(expected, key=lambda trial: (trial.disagreement, trial.flops))[:TRIED]]
+    tried: dict[tuple[int, ...], list[tuple[Site, ...]]] = {}
+    for trial in sorted(expected, key=lambda trial: (trial.disagreement, trial.flops)):
+        of_layers = tried.setdefault(tuple(site.layer for site in trial.sites), [])
+        if len(of_layers) < ALIKE:
+            of_layers.append(trial.sites)
+    return [sites for of_layers in tried.values() for sites in of_layers][:TRIED]
 
 
 def best(trials: Sequence[Trial], budget: Budget) -> Trial | None:

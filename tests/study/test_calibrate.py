@@ -81,6 +81,12 @@ def test_pairs_are_proposed_where_no_site_alone_meets_the_budget(lslm: Lslm) -> 
     assert proposed[0][0] == alone[0].sites[0]
 
 
+def test_proposals_are_not_all_of_the_same_layers(lslm: Lslm) -> None:
+    alone = [trial(3, share, 0.5, 0.001) for share in (0.5, 0.4, 0.3, 0.2)] + [trial(2, 0.3, 0.5, 0.2)]
+    proposed = promising(alone, Budget(flops=0.75), lslm.model.config, text_tokens=10, audio_tokens=200)
+    assert [site.layer for (site,) in proposed] == [3, 3, 2]
+
+
 def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
     alone = [trial(1, 0.8, 1, 0.0), trial(1, 0.5, 1, 0.02), trial(2, 0.3, 1, 0.004), trial(3, 0.3, 1, 0.5)]
     assert bearable(alone, 0.01) == {1: 0.8, 2: 0.3, 3: 1.0}

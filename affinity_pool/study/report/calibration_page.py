@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import mean
 
+from ..calibrate import TOLERANCE
 from .charts import Point, Series, frontier, lines
 from .figures import Chart
 from .page import Card, Page, Section, Table
@@ -17,6 +18,7 @@ def page(summary: Summary) -> Page:
     shape = ".1%" if config["criterion"] == "answer" else ".3f"
     everything = [*summary["alone"], *summary["together"]]
     wanted = chosen["sites"] if chosen else ""
+    top = max(_top(everything), chosen["disagreement"] if chosen else 0)
     bearable = {int(layer): share for layer, share in summary["bearable"].items()}
     return Page(
         title=f"Where to pool {model_name(summary)}",
@@ -50,16 +52,17 @@ def page(summary: Summary) -> Page:
                                 chosen=trial["sites"] == wanted,
                             )
                             for trial in _distinct(everything)
+                            if trial["disagreement"] <= top
                         ],
                         x="decoder prefill FLOPs, share of the unpooled",
                         y=unit,
-                        top=_top(everything),
+                        caption=f"What disagrees by more than {top:{shape}} is in the table below.",
                         forms=(".0%", shape),
                         height=340,
                     )
                 ],
             ),
-            Section("What every layer bears", [_by_layer(summary, shape, unit), _bearable(bearable)]),
+            Section("What every layer bears", [_by_layer(summary, shape, unit), _bearable(bearable, shape)]),
             *([claims(_claims(summary, bearable))] if len(bearable) > 2 else []),
             Section("All that was tried", [_table(summary, shape, unit)]),
             Section("How it is measured", [HOW]),
@@ -104,13 +107,13 @@ def _by_layer(summary: Summary, shape: str, unit: str) -> Chart:
     )
 
 
-def _bearable(bearable: dict[int, float]) -> Chart:
+def _bearable(bearable: dict[int, float], shape: str) -> Chart:
     return lines(
         "bearable",
         [Series("least share", list(bearable), list(bearable.values()))],
         x="layer",
         y="audio tokens left",
-        title="Fewest tokens that change at most 1 % of the answers",
+        title=f"Fewest tokens left at a disagreement of {TOLERANCE:{shape}} at most",
         form=".0%",
     )
 
