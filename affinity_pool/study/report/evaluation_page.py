@@ -252,7 +252,7 @@ def _claims(summary: Summary, choices: Sequence[Summary]) -> list[Claim]:
                     "At one budget other reductions lose more.",
                     f"{choice['sites']}: of {len(rivals)} comparisons the other is worse in {worse}, better in "
                     f"{better}, and the rest show nothing",
-                    worse > 0 and better == 0,
+                    False if better else True if 2 * worse >= len(rivals) else None,
                 )
             )
     return found
