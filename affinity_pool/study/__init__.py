@@ -1,8 +1,12 @@
-"""What the demo and the experiments are made of. Needs the extra ``affinity_pool[study]``.
+"""The paper's study, and the demo. Needs the extra ``affinity_pool[study]``.
 
-``audio`` and ``manifest`` read recordings, ``lslm`` loads a model and asks it, ``wer``, ``flops`` and ``ttft`` measure,
-``groups`` follows tokens through the sites, ``baselines`` are what Affinity Pooling has to beat, ``figure``, ``page``
-and ``report`` show; ``demo`` puts them together.
+What is heard: ``data``. Who hears it: ``lslm``, asked through ``prompts``. What is done to it: ``reductions``, beside
+the pooling of :mod:`affinity_pool.models`. How it is run: ``runs`` (batches, resuming, processes), ``conditions`` (the
+same recordings under each). What it comes to: ``metrics``, ``scores``, ``flops``, ``ttft``, ``groups``. Who shows it:
+``report``.
+
+On these stand the experiments, a module and a command each: ``demo``, ``evaluate``, ``oracle``, ``probe``,
+``dynamics``, ``calibrate`` and ``cost``.
 """
 
 from pathlib import Path
