@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from affinity_pool import patch
 from affinity_pool.cli import app
 from affinity_pool.models import Site
+from affinity_pool.provenance import versions
 from affinity_pool.study import InputError, evaluate, oracle
 from affinity_pool.study.conditions import VANILLA, Answering, scorable
 from affinity_pool.study.data import open_data
@@ -52,7 +53,7 @@ def test_an_experiment_writes_results_summary_and_page(name: str, folder: Path, 
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["command"] == name
     assert sorted(entry["utterance"] for entry in summary["unusable"]) == ["empty", "missing"]
-    assert summary["provenance"]["versions"]["torch"] == torch.__version__
+    assert summary["provenance"]["versions"] == versions()
     page = (tmp_path / "index.html").read_text()
     assert "2 of " in page
     assert "could not be used" in page
