@@ -1,4 +1,4 @@
-"""For launchers that start modules: ``accelerate launch -m affinity_pool.cli eval ...``."""
+"""For launchers that start modules: ``torchrun --nproc-per-node 4 -m affinity_pool.cli eval ...``."""
 
 from . import main
 

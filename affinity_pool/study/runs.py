@@ -3,7 +3,7 @@
 A run owns a folder. Batches are cut from the whole list of recordings, in its order, whatever is done already and
 however many processes share the work: a batch is always the same recordings, so its figures are the same to the bit.
 Each finished batch is one line of ``parts/``, and a run started again does the missing ones; at the end they become
-``results.jsonl``, one record a line. Under ``accelerate launch`` (or ``torchrun``) each process does its share of them.
+``results.jsonl``, one record a line. Under ``torchrun`` (or ``accelerate launch``) each process does its share of them.
 
 A recording that cannot be used becomes a record with a ``problem`` and is counted wherever figures are shown.
 """
