@@ -189,7 +189,7 @@ def load(name: str | None = None, device: str | None = None, dtype: str = "auto"
     try:
         processor = AutoProcessor.from_pretrained(name)
         model = architecture.from_pretrained(
-            name, dtype=torch.float32 if dtype == "auto" and device == "cpu" else dtype
+            name, dtype=torch.float32 if dtype == "auto" and torch.device(device).type == "cpu" else dtype
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the model {name}: {error}") from error

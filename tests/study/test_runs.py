@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from affinity_pool.models import Site
 from affinity_pool.study import InputError
@@ -96,15 +98,28 @@ def test_a_reference_that_cannot_be_scored_is_a_problem(lslm: Lslm, corpus: Path
 
 
 def test_two_processes_give_the_results_of_one(folder: Path, corpus: Path, tmp_path: Path) -> None:
-    command = ["eval", "--model", folder, "--data", corpus, "--device", "cpu", "--batch", "2", "--longest", "4"]
+    command = ["eval", "--model", folder, "--data", corpus, "--batch", "2", "--longest", "4"]
     command += ["--baselines", "random-drop,bipartite-merge"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for out, how in (("one", [sys.executable]), ("two", launch)):
         arguments = [*how, "-m", "affinity_pool.cli", *command, "--out", tmp_path / out]
         done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "one" / "run.json").read_bytes() == (tmp_path / "two" / "run.json").read_bytes()
     one, two = ((tmp_path / out / "results.jsonl").read_bytes() for out in ("one", "two"))
     assert one == two
     assert len(list((tmp_path / "two" / "parts").iterdir())) == 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_checkpoint_in_bfloat16_runs_in_float32_on_any_name_of_the_cpu(
+    folder: Path, tmp_path: Path, device: str
+) -> None:
+    """Launchers say cpu:0; a run of two processes would else be in another dtype than a run of one."""
+    shutil.copytree(folder, tmp_path / "half")
+    load(str(folder), "cpu").model.bfloat16().save_pretrained(tmp_path / "half")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert load(str(tmp_path / "half"), device).model.dtype == torch.float32
+    assert load(str(tmp_path / "half"), device, "bfloat16").model.dtype == torch.bfloat16
