@@ -64,7 +64,7 @@ def evaluate(
         conditions = evaluate.conditions(choices, names, seed)
         options = {"conditions": [condition.name for condition in conditions], "seed": seed, "longest": longest}
         work = Answering(lslm, conditions, longest, referee)
-        done = session.run("eval", {**options, "judge": judge, "task": task}, work, scorable())
+        done = session.run("eval", {**options, "judge": judge, "task": task}, work, scorable(lslm))
         if session.leads:
             facts = evaluate.summary(lslm, *done, referee)
             session.write(facts, page(facts))

@@ -74,7 +74,7 @@ def oracle(
             "oracle",
             {**options, "alignments": alignments, "longest": longest, "task": task},
             Answering(lslm, conditions, longest),
-            scorable(oracle.units_of(units, alignments, lslm)),
+            scorable(lslm, oracle.units_of(units, alignments, lslm)),
         )
         if session.leads:
             facts = summary(lslm, *done)

@@ -63,7 +63,7 @@ def probe(
         cosines, widths = listed(thresholds, float, "thresholds"), listed(windows, int, "windows")
         options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}
         work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest)
-        done = session.run("probe", options, work, scorable())
+        done = session.run("probe", options, work, scorable(lslm))
         if session.leads:
             facts = summary(lslm, *done)
             shown, audio = probe.pictured(session.utterances, picture, lslm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ class Session:
     out: Path
     batch: int
     prompt: str | None
+    reported: set[str] = field(default_factory=set)
+    """Recordings that cannot be used and that the user was told of."""
 
     def run(
         self, command: str, options: Record, work: Work, prepare: Prepare | None = None, folder: Path | None = None
@@ -54,8 +56,11 @@ class Session:
         return bool(processes().is_main_process)
 
     def _report(self, problems: Sequence[Record]) -> None:
+        problems = [record for record in problems if record["utterance"] not in self.reported]
+        self.reported.update(record["utterance"] for record in problems)
         for record in problems[:10]:
-            console.print(f"Left out: {record['utterance']}: {record['problem']}", style="yellow", markup=False)
+            text = f"Left out: {record['utterance']}: {record['problem']}"
+            console.print(text, style="yellow", markup=False, soft_wrap=True)
         if more := len(problems[10:]):
             console.print(f"and {more} more; see results.jsonl", style="yellow")
 
@@ -67,7 +72,7 @@ class Session:
         (self.out / "summary.json").write_text(text, encoding="utf-8")
         written = write(page, self.out)
         for finding in page.findings:
-            console.print(finding, markup=False, soft_wrap=True)
+            console.print(finding.replace("**", "").replace("`", ""), markup=False, soft_wrap=True)
         names = ", ".join(path.name for path in written)
         console.print(f"\nWritten to {self.out}: results.jsonl, summary.json, {names}", markup=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..models import Site, patch
 from ..models.sites import Positions
+from . import InputError
 from .data import Audio, Utterance
 from .lslm import LONGEST_ANSWER, Lslm
 from .metrics import Metric, for_task
@@ -121,15 +122,17 @@ def metrics_of(record: Record) -> tuple[Metric, ...]:
     return for_task(record["task"], record["metric"], record["language"])
 
 
-def scorable(prepare: Prepare | None = None) -> Prepare:
-    """Refuse a recording whose right answer no metric can use, before ``prepare`` looks at it.
+def scorable(lslm: Lslm, prepare: Prepare | None = None) -> Prepare:
+    """Refuse a recording whose right answer no metric can use or the model cannot spell, then let ``prepare`` look.
 
     Raises:
-        InputError: such as a reference without words.
+        InputError: such as a reference without words, or with words that a closed vocabulary does not have.
     """
 
     def check(utterance: Utterance, audio: Audio, tokens: int) -> Any:
         if utterance.text is not None:
+            if not lslm.can_spell(utterance.text):
+                raise InputError(f"has a text with words outside the vocabulary of {lslm.name}: {utterance.text!r}")
             for metric in for_task(utterance.task, utterance.metric, utterance.language):
                 metric.counts(utterance.text, "")
         return None if prepare is None else prepare(utterance, audio, tokens)

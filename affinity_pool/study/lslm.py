@@ -47,16 +47,14 @@ class Lslm:
         """Seconds that it hears whole, in one clip."""
         return longest_clip(self.processor, self.model.config.model_type) / self.rate
 
-    def check(self, audio: Audio, text: str | None = None) -> None:
-        """Refuse a recording that the model would hear cut, and a right answer that it cannot spell.
+    def check(self, audio: Audio) -> None:
+        """Refuse a recording that the model would hear cut, which would count as its error.
 
         Raises:
-            InputError: either would count as the model's error.
+            InputError: it is too long.
         """
         if audio.seconds > self.longest + 1e-3:
             raise InputError(f"lasts {audio.seconds:.1f} s, and {self.name} hears {self.longest:g} s at once")
-        if text is not None and not self.can_spell(text):
-            raise InputError(f"has a text with words outside the vocabulary of {self.name}: {text!r}")
 
     def inputs(self, audio: Audio, prompt: str) -> dict[str, Tensor]:
         """The model's keyword arguments for one recording and one question: :meth:`batch` of one."""

@@ -170,7 +170,7 @@ def _do_batch(
     for utterance in utterances:
         try:
             audio = utterance.load(lslm.rate)
-            lslm.check(audio, utterance.text)
+            lslm.check(audio)
             known = None
             if prepare is not None:
                 inputs = lslm.inputs(audio, prompt or utterance.task)

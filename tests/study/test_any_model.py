@@ -43,7 +43,7 @@ def test_every_experiment_runs_on_every_family(
 
     choice = evaluate.choose("0:-0.9:1", lslm.depth)
     conditions = evaluate.conditions([choice], ["uniform-drop", "interpolate"], seed=0)
-    of = by_condition(done(Answering(lslm, conditions, longest=2), "eval", scorable()))
+    of = by_condition(done(Answering(lslm, conditions, longest=2), "eval", scorable(lslm)))
     (kept,) = retention(of[conditions[1].name])
     assert kept < 1
     assert retention(of[conditions[2].name]) == retention(of[conditions[3].name]) == [kept]

@@ -75,7 +75,7 @@ def test_the_oracle_keeps_its_budget_at_every_layer(lslm: Lslm, corpus: Path, tm
     assert len(conditions) == 1 + 2 * 3 * 2
     work = Answering(lslm, conditions, longest=2)
     units = oracle.units_of("words", None, lslm)
-    records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(units))
+    records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(lslm, units))
     utterances = {utterance.id: utterance for utterance in open_data(corpus)}
     checked = 0
     for record in records:
@@ -124,7 +124,7 @@ def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tm
     assert names[0] == VANILLA.name
     assert sum("speed-up" in name for name in names) == 1  # it has no deeper site
     work = Answering(lslm, conditions, longest=2)
-    records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable())
+    records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable(lslm))
     pooled = {
         (record["utterance"], record["facts"]["sites"]): record["kept"]
         for record in records

@@ -30,7 +30,7 @@ def lslm(folder: Path) -> Lslm:
 
 def answers(lslm: Lslm, corpus: Path, out: Path, batch: int = 2, **options: Any) -> list[dict[str, Any]]:
     work = Answering(lslm, [VANILLA, POOLED], longest=4)
-    return run(lslm, open_data(corpus), Plan("test", "random", options, batch), out, work, scorable())
+    return run(lslm, open_data(corpus), Plan("test", "random", options, batch), out, work, scorable(lslm))
 
 
 def test_every_recording_has_a_record_a_condition_or_a_problem(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
