@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from pocketsphinx import Decoder
+from affinity_pool.study.data import Audio, Utterance
+from affinity_pool.study.data.alignment import word_times
 
 from vocabulary import answer
 from words import ALLISON_FLOOR_DB, RATE, allison_file, sounding, sox
@@ -64,14 +65,9 @@ def room_tone(seconds: float) -> np.ndarray:
 
 
 def align(samples: np.ndarray, text: str) -> list[tuple[str, float, float]]:
-    """Word times by forced alignment, to the decoder's 10 ms."""
-    decoder = Decoder(samprate=RATE, loglevel="FATAL")
-    decoder.set_align_text(text)
-    decoder.start_utt()
-    decoder.process_raw(samples.astype(np.int16).tobytes(), full_utt=True)
-    decoder.end_utt()
-    heard = [(s.word.split("(")[0], s.start_frame / 100, (s.end_frame + 1) / 100) for s in decoder.seg()]
-    return [segment for segment in heard if segment[0] not in ("<s>", "</s>", "<sil>", "[NOISE]")]
+    """Word times by forced alignment, to pocketsphinx's 10 ms."""
+    spoken = Utterance("", Path(), text, "transcribe", "en")
+    return list(word_times(spoken, Audio(samples.astype(np.float32) / 32768, RATE), "pocketsphinx"))
 
 
 def write(name: str, samples: np.ndarray, times: list[tuple[str, float, float]], **facts: str) -> str:
