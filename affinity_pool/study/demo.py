@@ -215,7 +215,7 @@ def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: 
     config = lslm.model.config
     prompt = inputs["input_ids"].shape[1]
     audio = int(lslm.audio_positions(inputs).sum())
-    depth = getattr(config, "text_config", config).num_hidden_layers
+    depth = lslm.depth
     after = {site.layer: site.tokens_after[0] for site in stats.sites}
     mel_frames = inputs["input_features"].shape[-1] if knows_encoder(config) else 0
     return Cost(

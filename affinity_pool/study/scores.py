@@ -14,7 +14,7 @@ import numpy as np
 
 from ..provenance import provenance
 from .conditions import VANILLA, metrics_of
-from .flops import prefill_flops, tokens_per_layer
+from .flops import decoder_config, prefill_flops, tokens_per_layer
 from .lslm import Lslm
 from .metrics import Counts, Interval, Metric, interval, paired
 from .runs import Record, problems
@@ -104,7 +104,7 @@ def retention(records: Sequence[Record]) -> list[float]:
 
 def relative_flops(config: Any, records: Sequence[Record]) -> float:
     """Decoder prefill of one condition over that of the unpooled model, all recordings together."""
-    depth = getattr(config, "text_config", config).num_hidden_layers
+    depth = decoder_config(config).num_hidden_layers
     pooled = whole = 0.0
     for record in records:
         text, audio = record["text_tokens"], record["audio_tokens"]

@@ -16,7 +16,7 @@ from affinity_pool.study.data import Utterance
 from affinity_pool.study.dynamics import Measuring
 from affinity_pool.study.lslm import Lslm
 from affinity_pool.study.runs import Plan, run
-from affinity_pool.study.scores import by_condition, retention
+from affinity_pool.study.scores import by_condition, retention, summary
 
 
 @pytest.fixture
@@ -43,10 +43,18 @@ def test_every_experiment_runs_on_every_family(
 
     choice = evaluate.choose("0:-0.9:1", lslm.depth)
     conditions = evaluate.conditions([choice], ["uniform-drop", "interpolate"], seed=0)
-    of = by_condition(done(Answering(lslm, conditions, longest=2), "eval", scorable(lslm)))
+    answers = done(Answering(lslm, conditions, longest=2), "eval", scorable(lslm))
+    of = by_condition(answers)
     (kept,) = retention(of[conditions[1].name])
     assert kept < 1
     assert retention(of[conditions[2].name]) == retention(of[conditions[3].name]) == [kept]
+
+    facts = summary(lslm, {"command": "eval"}, answers)
+    assert [condition["relative_flops"] for condition in facts["conditions"]] == [
+        1,
+        *[pytest.approx(kept, abs=0.5)] * 3,
+    ]
+    assert facts["conditions"][1]["relative_flops"] < 1
 
     half = oracle.conditions([lslm.depth - 1], ["uniform-merge"], [oracle.Budget(share=0.5)], seed=0)
     records = done(Answering(lslm, half, longest=2), "oracle", oracle.units_of("0.3", None, lslm))
