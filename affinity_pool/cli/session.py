@@ -34,19 +34,20 @@ class Session:
 
     def run(
         self, command: str, options: Record, work: Work, prepare: Prepare | None = None, folder: Path | None = None
-    ) -> tuple[Record, list[Record]]:
-        """What the run was, and all its records."""
-        from ..study.runs import Plan, problems, run
+    ) -> tuple[Record, list[Record], Record]:
+        """What the run was, all its records, and the provenance of its beginning."""
+        from ..study.runs import Plan, began, problems, run
 
         plan = Plan(command, self.lslm.name, {"data": self.data, **options}, self.batch, self.prompt)
 
         def shown(batches: Sequence[int]) -> Any:
             return track(batches, command, console=console, transient=True)
 
-        records = run(self.lslm, self.utterances, plan, folder or self.out, work, prepare, shown)
+        folder = folder or self.out
+        records = run(self.lslm, self.utterances, plan, folder, work, prepare, shown)
         if self.leads:
             self._report(problems(records))
-        return plan.facts(self.lslm, self.utterances), records
+        return plan.facts(self.lslm, self.utterances), records, began(folder)
 
     @property
     def leads(self) -> bool:

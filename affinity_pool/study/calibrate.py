@@ -26,7 +26,6 @@ from rapidfuzz.distance import Levenshtein
 from ..models import Site
 from ..models.sites import FILE
 from ..pooling import pool_padded
-from ..provenance import provenance
 from . import InputError
 from .conditions import VANILLA, Answering, Condition
 from .dynamics import hidden_states
@@ -212,8 +211,8 @@ def frontier(trials: Sequence[Trial]) -> list[Trial]:
     return front
 
 
-Step = Callable[[str, Record, Any], tuple[Record, list[Record]]]
-"""Runs a step in all processes, by its name, options and work; returns what the run was, and its records."""
+Step = Callable[[str, Record, Any], tuple[Record, list[Record], Record]]
+"""Runs a step in all processes, by its name, options and work; returns what the run was, its records and provenance."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,8 @@ class Found:
     utterances: int
     unusable: Sequence[Record]
     plan: Record
-    """Of the last step's run."""
+    provenance: Record
+    """Both of the last step's run."""
 
 
 @dataclass(frozen=True)
@@ -244,19 +244,21 @@ class Search:
     def run(self, step: Step) -> Found:
         """All three steps; each one's results decide what the next one tries."""
         config = self.lslm.model.config
-        _, curves = step("curves", {"thresholds": THRESHOLDS, "windows": self.windows}, Curves(self.lslm, self.windows))
+        _, curves, _ = step(
+            "curves", {"thresholds": THRESHOLDS, "windows": self.windows}, Curves(self.lslm, self.windows)
+        )
         sites = candidates(curves, self.windows, self.layers)
-        _, records = self._answer(step, "alone", [(site,) for site in sites])
+        _, records, _ = self._answer(step, "alone", [(site,) for site in sites])
         alone = measured(config, [(site,) for site in sites], records, self.criterion)
 
         used = by_condition(records)[VANILLA.name]
         text, audio = (float(np.mean([r[key] for r in used])) for key in ("text_tokens", "audio_tokens"))
         trials = promising(alone, self.budget, config, text, audio)
-        plan, records = self._answer(step, "together", trials)
+        plan, records, about = self._answer(step, "together", trials)
         together = measured(config, trials, records, self.criterion)
-        return Found(best(together, self.budget), alone, together, len(used), problems(records), plan)
+        return Found(best(together, self.budget), alone, together, len(used), problems(records), plan, about)
 
-    def _answer(self, step: Step, name: str, trials: Sequence[Sequence[Site]]) -> tuple[Record, list[Record]]:
+    def _answer(self, step: Step, name: str, trials: Sequence[Sequence[Site]]) -> tuple[Record, list[Record], Record]:
         options = {"trials": [rules(sites) for sites in trials], "longest": self.longest, "criterion": self.criterion}
         first_token = self.criterion == "first-token"
         longest = 1 if first_token else self.longest
@@ -293,7 +295,7 @@ def summary(search: Search, found: Found, data: str) -> Record:
             "longest": search.longest,
             **{key: found.plan[key] for key in ("device", "dtype", "prompt", "batch", "recordings")},
         },
-        "provenance": provenance(str(search.lslm.device)),
+        "provenance": found.provenance,
         "depth": search.lslm.depth,
         "utterances": found.utterances,
         "unusable": list(found.unusable),

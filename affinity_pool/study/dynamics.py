@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.families import family_of
-from ..provenance import provenance
 from . import InputError
 from .data import Audio, Utterance
 from .data.alignment import word_times
@@ -133,7 +132,7 @@ WEIGHT = {"neighbour": "audio_tokens", "overall": "audio_tokens", "intra_word": 
 MEAN = Metric("mean", "mean", "higher", lambda reference, answer, question="": np.zeros(2), share, "mean")
 
 
-def summary(lslm: Lslm, plan: Record, records: Sequence[Record]) -> Record:
+def summary(lslm: Lslm, plan: Record, records: Sequence[Record], provenance: Record) -> Record:
     """Means over recordings, weighted by tokens or words, layer by layer, with intervals; as JSON."""
     usable = [record for record in records if "problem" not in record]
     layers = []
@@ -151,7 +150,7 @@ def summary(lslm: Lslm, plan: Record, records: Sequence[Record]) -> Record:
     return {
         "command": "dynamics",
         "config": plan,
-        "provenance": provenance(str(lslm.device)),
+        "provenance": provenance,
         "unusable": problems(records),
         "utterances": len(usable),
         "with_words": sum(record["words"] is not None for record in usable),

@@ -82,9 +82,11 @@ def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -
     return found
 
 
-def summary(lslm: Lslm, plan: Record, records: Sequence[Record], judge: Metric | None = None) -> Record:
+def summary(
+    lslm: Lslm, plan: Record, records: Sequence[Record], provenance: Record, judge: Metric | None = None
+) -> Record:
     """As of any run of conditions, and of each baseline the difference to Affinity Pooling at the same counts."""
-    found = scores.summary(lslm, plan, records, judge)
+    found = scores.summary(lslm, plan, records, provenance, judge)
     found["conditions"].sort(key=lambda condition: plan["conditions"].index(condition["name"]))
     pooled = {c["sites"]: c["name"] for c in found["conditions"] if c.get("method") == "affinity"}
     against = {c["name"]: pooled[c["sites"]] for c in found["conditions"] if c.get("method") in BASELINES}

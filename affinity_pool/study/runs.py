@@ -21,6 +21,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from ..provenance import provenance
 from . import InputError
 from .data import Audio, Utterance
 from .lslm import Lslm
@@ -106,7 +107,8 @@ def run(
     facts = json.loads(json.dumps(plan.facts(lslm, utterances)))
     numbers = range(-(-len(utterances) // plan.batch))
     with state.main_process_first():
-        done = _open(folder, facts)
+        done = _open(folder, facts, str(lslm.device))
+    state.wait_for_everyone()  # before anything is done: all must share out the same missing batches
     mine = [n for n in numbers if n not in done][state.process_index :: state.num_processes]
     if mine:
         with (folder / "parts" / f"{state.process_index}.jsonl").open("a", encoding="utf-8") as part:
@@ -132,7 +134,13 @@ def problems(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if "problem" in record]
 
 
-def _open(folder: Path, facts: Record) -> dict[int, list[Record]]:
+def began(folder: Path) -> Record:
+    """The machine, versions and commit that a run was begun with, see :mod:`affinity_pool.provenance`."""
+    found: Record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _open(folder: Path, facts: Record, device: str) -> dict[int, list[Record]]:
     """Take a folder for this run, or find what is done of it."""
     file = folder / "run.json"
     if file.exists():
@@ -144,6 +152,8 @@ def _open(folder: Path, facts: Record) -> dict[int, list[Record]]:
             )
         return _parts(folder)
     (folder / "parts").mkdir(parents=True, exist_ok=True)
+    about = json.dumps(provenance(device), indent=1, ensure_ascii=False) + "\n"
+    (folder / "provenance.json").write_text(about, encoding="utf-8")
     file.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {}
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..provenance import provenance
 from .conditions import VANILLA, metrics_of
 from .flops import decoder_config, prefill_flops, tokens_per_layer
 from .lslm import Lslm
@@ -114,14 +113,16 @@ def relative_flops(config: Any, records: Sequence[Record]) -> float:
     return pooled / whole
 
 
-def summary(lslm: Lslm, plan: Record, records: Sequence[Record], judge: Metric | None = None) -> Record:
+def summary(
+    lslm: Lslm, plan: Record, records: Sequence[Record], provenance: Record, judge: Metric | None = None
+) -> Record:
     """Everything a run of conditions found and what it was found with, as JSON."""
     scores = {task: score(of, judge=judge) for task, of in by_task(records).items()}
     metrics = {task: [s.metric for s in next(iter(found.values())).values()] for task, found in scores.items()}
     return {
         "command": plan["command"],
         "config": plan,
-        "provenance": provenance(str(lslm.device)),
+        "provenance": provenance,
         "unusable": problems(records),
         "metrics": {task: [metric_json(metric) for metric in found] for task, found in metrics.items()},
         "conditions": [

@@ -49,7 +49,7 @@ def test_every_experiment_runs_on_every_family(
     assert kept < 1
     assert retention(of[conditions[2].name]) == retention(of[conditions[3].name]) == [kept]
 
-    facts = summary(lslm, {"command": "eval"}, answers)
+    facts = summary(lslm, {"command": "eval"}, answers, {})
     assert [condition["relative_flops"] for condition in facts["conditions"]] == [
         1,
         *[pytest.approx(kept, abs=0.5)] * 3,

@@ -134,10 +134,10 @@ def test_a_budget_is_one_share(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("criterion", ["answer", "first-token"])
 def test_a_search_measures_what_it_proposes(lslm: Lslm, corpus: Path, tmp_path: Path, criterion: Any) -> None:
-    def step(name: str, options: dict[str, Any], work: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def step(name: str, options: dict[str, Any], work: Any) -> Any:
         plan = Plan(name, "random", options, batch=3)
         utterances = open_data(corpus)
-        return plan.facts(lslm, utterances), run(lslm, utterances, plan, tmp_path / criterion / name, work)
+        return plan.facts(lslm, utterances), run(lslm, utterances, plan, tmp_path / criterion / name, work), {}
 
     found = Search(lslm, Budget(flops=0.9), criterion, (0, 2, 3), (3,), longest=3).run(step)
     assert found.utterances == 5

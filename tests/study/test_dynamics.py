@@ -75,7 +75,7 @@ def test_rows_of_a_batch_are_told_apart(lslm: Lslm, corpus: Path, tmp_path: Path
         assert one.keys() == other.keys()
         for name in ("neighbour", "overall", "intra_word"):
             assert one.get(name) == pytest.approx(other.get(name), abs=1e-5)
-    facts = summary(lslm, {"command": "dynamics"}, alone)
+    facts = summary(lslm, {"command": "dynamics"}, alone, {})
     assert [layer["layer"] for layer in facts["layers"]] == list(range(lslm.depth + 1))
     weights = [record["audio_tokens"] for record in alone if "problem" not in record]
     values = [record["neighbour"][0] for record in alone if "problem" not in record]

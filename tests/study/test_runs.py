@@ -65,8 +65,10 @@ def test_a_run_started_again_does_only_what_is_missing(
     usable = [record["utterance"] for record in first if record.get("condition") == "vanilla"]
     assert [name for batch in done for name in batch] == usable[-2:]
     done.clear()
+    about = (tmp_path / "provenance.json").read_bytes()
     assert answers(lslm, corpus, tmp_path) == first
     assert not done
+    assert (tmp_path / "provenance.json").read_bytes() == about  # of the beginning
 
 
 def test_a_folder_of_another_run_is_left_alone(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:

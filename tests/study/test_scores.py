@@ -92,7 +92,7 @@ def test_retention_and_operations_are_of_all_recordings_together(lslm: Lslm) -> 
 
 def test_a_summary_holds_what_the_pages_need(lslm: Lslm) -> None:
     plan = {"command": "eval", "recordings": 5}
-    facts = scores.summary(lslm, plan, both())
+    facts = scores.summary(lslm, plan, both(), {})
     assert [condition["name"] for condition in facts["conditions"]] == ["vanilla", "pooled"]
     assert facts["unusable"] == [{"utterance": "u9", "problem": "unreadable"}]
     assert [metric["name"] for metric in facts["metrics"]["transcribe"]] == ["wer", "cwer"]
