@@ -50,7 +50,7 @@ gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize,
 train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
 	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh
 
-study: $(VENV)/installed ## every experiment of the paper on the bundled model (an hour; needs espeak-ng, flite, sox, see examples/tiny-lslm)
+study: $(VENV)/installed ## every experiment of the paper on the bundled model (half an hour; needs espeak-ng, flite, sox: see examples/tiny-lslm)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/tiny-lslm/study.sh
 
 clean: ## remove what the above made

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], about an hour on two cores.
+# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], half an hour on two cores.
 #
 # Started again, it goes on where it was. Two experiments run at a time, with a thread each. Answers end after 24
 # tokens: the longest right one has 9, so a decoding loop still shows. Costs are timed apart, on a quiet machine:
