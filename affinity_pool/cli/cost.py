@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .application import accelerator, app, console, explained
-from .options import Data, Device, Dtype, Model, Out, Prompt, listed
+from .options import Data, Device, Dtype, Model, Out, Prompt, Sites, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,13 +23,7 @@ def cost(
     model: Model = None,
     data: Data = None,
     prompt: Prompt = None,
-    sites: Annotated[
-        str | None,
-        typer.Option(
-            help="'conservative', 'aggressive', or a JSON file; if left out the model's own affinity_pool.json, "
-            "else 'aggressive'."
-        ),
-    ] = None,
+    sites: Sites = None,
     buckets: Annotated[
         str | None,
         typer.Option(
@@ -127,19 +121,13 @@ def _from_recordings(
     device: str | None,
     dtype: str,
 ) -> tuple[Any, str, Pooling, Iterable[Case]]:
-    from ..models import patch
-    from ..study import InputError
     from ..study.cost.prompts import Pooling, Recording, bucket_cases, length_cases
     from ..study.data import open_data
     from ..study.lslm import load
 
     utterances = open_data(data)
     lslm = load(model, device, dtype)
-    try:
-        with patch(lslm.model, sites or lslm.sites) as handle:
-            pooling = Pooling(handle.sites, handle.positions)
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from error
+    pooling = Pooling(*lslm.pooling(sites or lslm.sites))
     recordings = [Recording(one.load(lslm.rate), prompt or one.task) for one in utterances]
     cases = (
         bucket_cases(lslm, recordings, pooling, edges, per_bucket)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .application import app, console, explained
-from .options import Device, Dtype, Model
+from .options import Device, Dtype, Model, Sites
 
 
 @app.command()
@@ -19,13 +19,7 @@ def demo(
     text: Annotated[list[str] | None, typer.Option(help="Reference text for the WER, one for each --audio.")] = None,
     data: Annotated[Path | None, typer.Option(help="Manifest (JSON lines) to use instead of the bundled one.")] = None,
     model: Model = None,
-    sites: Annotated[
-        str | None,
-        typer.Option(
-            help="'conservative', 'aggressive', or a JSON file; if left out the model's own affinity_pool.json, "
-            "else 'aggressive'."
-        ),
-    ] = None,
+    sites: Sites = None,
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", "--task", help="What to ask; also picks the recordings of a manifest by their task."),

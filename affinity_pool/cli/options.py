@@ -17,6 +17,13 @@ Data = Annotated[
         help="Manifest (JSON lines), or a datasets id as ID[:CONFIG[:SPLIT]]; the bundled recordings if left out."
     ),
 ]
+Sites = Annotated[
+    str | None,
+    typer.Option(
+        help="'conservative', 'aggressive', or a JSON file; if left out the model's own affinity_pool.json, "
+        "else 'aggressive'."
+    ),
+]
 Task = Annotated[str | None, typer.Option(help="Only the recordings of this task; all if left out.")]
 OneTask = Annotated[str, typer.Option(help="Only the recordings of this task.")]
 Prompt = Annotated[str | None, typer.Option(help="What to ask, instead of each recording's own task.")]

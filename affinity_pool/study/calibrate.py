@@ -29,6 +29,7 @@ from ..pooling import pool_padded
 from . import InputError
 from .conditions import VANILLA, Answering, Condition
 from .dynamics import hidden_states
+from .evaluate import written
 from .flops import relative_prefill_flops
 from .lslm import Lslm
 from .metrics.text import normalise
@@ -83,12 +84,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return rules(self.sites)
-
-
-def rules(sites: Sequence[Site]) -> str:
-    """As ``eval --sites`` takes them."""
-    return ",".join(f"{site.layer}:{site.threshold:g}:{site.window}" for site in sites)
+        return written(self.sites)
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def candidates(curves: Sequence[Record], windows: Sequence[int], layers: Sequenc
 
 def conditions(trials: Sequence[Sequence[Site]]) -> list[Condition]:
     """The unpooled model, whose answers are to be kept, and each trial."""
-    return [VANILLA, *(Condition(rules(sites), {"sites": rules(sites)}, tuple(sites)) for sites in trials)]
+    return [VANILLA, *(Condition(written(sites), {"sites": written(sites)}, tuple(sites)) for sites in trials)]
 
 
 def measured(
@@ -159,7 +155,7 @@ def measured(
             float(np.mean([disagreement(one, other, criterion) for one, other in zip(vanilla, of, strict=True)])),
         )
         for sites in trials
-        if (of := groups[rules(sites)])
+        if (of := groups[written(sites)])
     ]
 
 
@@ -259,7 +255,7 @@ class Search:
         return Found(best(together, self.budget), alone, together, len(used), problems(records), plan, about)
 
     def _answer(self, step: Step, name: str, trials: Sequence[Sequence[Site]]) -> tuple[Record, list[Record], Record]:
-        options = {"trials": [rules(sites) for sites in trials], "longest": self.longest, "criterion": self.criterion}
+        options = {"trials": [written(sites) for sites in trials], "longest": self.longest, "criterion": self.criterion}
         first_token = self.criterion == "first-token"
         longest = 1 if first_token else self.longest
         return step(name, options, Answering(self.lslm, conditions(trials), longest, first_token=first_token))

@@ -142,11 +142,7 @@ def run(
 ) -> Demo:
     """Run every recording; ``prompt`` None asks each for its own task. ``progress`` wraps the iteration."""
     clips, pictures, cuts = [], [], []
-    try:
-        with patch(lslm.model, sites) as handle:
-            resolved, positions = handle.sites, handle.positions
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from error
+    resolved, positions = lslm.pooling(sites)
     for utterance in progress(utterances):
         clip, picture, cut = _run_clip(lslm, utterance, prompt or utterance.task, resolved, positions, runs)
         clips.append(clip)

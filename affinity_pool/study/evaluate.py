@@ -7,7 +7,6 @@ is added. Speeding the recording up is one at the input alone.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from .runs import Batch, Record
 
 SPEED_UP = "speed-up"
 REDUCTIONS: dict[str, Callable[[Tensor, Batch, int], Reduce]] = {
-    "random-drop": lambda kept, batch, seed: drop_randomly(kept, _seeds(batch, seed)),
+    "random-drop": lambda kept, batch, seed: drop_randomly(kept, batch.seeds(seed)),
     "uniform-drop": lambda kept, batch, seed: drop_uniformly(kept),
     "uniform-merge": lambda kept, batch, seed: merge_uniformly(kept),
     "interpolate": lambda kept, batch, seed: interpolate(kept),
@@ -58,8 +57,12 @@ def choose(spec: str, depth: int) -> Choice:
         sites, positions = resolve(spec, depth)
     except (OSError, ValueError) as error:
         raise InputError(f"sites {spec!r}: {error}") from error
-    rules = ",".join(f"{site.layer}:{site.threshold:g}:{site.window}" for site in sites)
-    return Choice(rules if Path(spec).exists() else f"{spec} ({rules})", sites, positions)
+    return Choice(written(sites) if Path(spec).exists() else f"{spec} ({written(sites)})", sites, positions)
+
+
+def written(sites: Sequence[Site]) -> str:
+    """Sites as ``--sites`` takes them."""
+    return ",".join(f"{site.layer}:{site.threshold:g}:{site.window}" for site in sites)
 
 
 def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -> list[Condition]:
@@ -113,8 +116,3 @@ def _at_same_counts(
 
 def _sped_up(pooled: Condition, batch: Batch, row: int) -> Audio:
     return speed_up(batch.audio[row], batch.audio_tokens[row] / batch.kept[pooled.name][0][row])
-
-
-def _seeds(batch: Batch, seed: int) -> list[int]:
-    """Of each recording: whatever its batch."""
-    return [zlib.crc32(f"{seed} {utterance.id}".encode()) for utterance in batch.utterances]

@@ -13,9 +13,10 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
-from ..models import FAMILIES
+from ..models import FAMILIES, Site, patch
 from ..models.families import family_of
 from ..models.sites import FILE as SITES_FILE
+from ..models.sites import Positions
 from . import BUNDLED, InputError
 from .data.audio import Audio
 from .prompts import longest_clip, model_inputs, sampling_rate
@@ -100,6 +101,18 @@ class Lslm:
     def depth(self) -> int:
         """Decoder layers."""
         return len(family_of(self.model).decoder(self.model).layers)
+
+    def pooling(self, sites: str | Path | Sequence[Site]) -> tuple[tuple[Site, ...], Positions]:
+        """The sites that a patch given ``sites`` pools at, and its positions.
+
+        Raises:
+            InputError: there are none such, or not in this model.
+        """
+        try:
+            with patch(self.model, sites) as handle:
+                return handle.sites, handle.positions
+        except (OSError, ValueError) as error:
+            raise InputError(str(error)) from error
 
     def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``[B, T]`` bool: which tokens of the prompt are audio."""

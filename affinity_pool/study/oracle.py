@@ -8,7 +8,6 @@ where the model still needs its tokens.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,6 @@ OPERATORS: dict[str, Operator] = {
     "uniform-drop": lambda units, keep, seed: uniform_drop(units, keep),
     "uniform-merge": lambda units, keep, seed: uniform_merge(units, keep),
 }
-PAPER_BUDGETS = ("25.67%", "47.57%", "76.08%")
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,6 @@ class Budget:
         except ValueError:
             pass
         raise InputError(f"budget must be tokens a unit, as '3', or a share up to 100, as '25%', got {text!r}")
-
-    def __str__(self) -> str:
-        return f"{self.tokens} a unit" if self.share is None else f"{self.share:.4g}"
 
     @property
     def title(self) -> str:
@@ -89,11 +84,11 @@ def conditions(
 
 
 def _sites(operator: Operator, budget: Budget, layer: int, seed: int, batch: Batch) -> list[Site]:
+    seeds = batch.seeds(seed)  # the same tokens at every layer and in every batch
+
     def plan(row: int, tokens: int) -> Tensor:
         cut = batch.known[row]
-        # the same tokens at every layer and in every batch
-        own = zlib.crc32(f"{seed} {batch.utterances[row].id}".encode())
-        return operator(cut, quota(cut, tokens=budget.tokens, share=budget.share), own)
+        return operator(cut, quota(cut, tokens=budget.tokens, share=budget.share), seeds[row])
 
     return [Site(layer, reduce=planned(plan))]
 

@@ -6,7 +6,9 @@ Affinity Pooling"). And a picture of one recording: the groups that each layer w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from ..models import Site, patch
 from . import InputError
@@ -35,10 +37,9 @@ def conditions(layers: Sequence[int], thresholds: Sequence[float], windows: Sequ
 
 
 def groups_by_layer(
-    lslm: Lslm, audio: Audio, prompt: str, layers: Sequence[int], threshold: float, window: int
+    lslm: Lslm, inputs: Mapping[str, Tensor], layers: Sequence[int], threshold: float, window: int
 ) -> list[list[Span]]:
-    """The groups that pooling at each layer alone makes of a recording's audio tokens."""
-    inputs = lslm.inputs(audio, prompt)
+    """The groups that pooling at each layer alone makes of the audio tokens of a batch of one."""
     positions = lslm.audio_positions(inputs)
     found = []
     for layer in layers:
@@ -81,10 +82,9 @@ def picture(
     window: int,
 ) -> Picture:
     """A row a layer: the groups that pooling there alone would make."""
-    prompt = prompt or utterance.task
-    inputs = lslm.inputs(audio, prompt)
+    inputs = lslm.inputs(audio, prompt or utterance.task)
     tokens = int(lslm.audio_positions(inputs).sum())
-    groups = groups_by_layer(lslm, audio, prompt, layers, threshold, window)
+    groups = groups_by_layer(lslm, inputs, layers, threshold, window)
     return Picture(
         title=f"{utterance.id}, {audio.seconds:.1f} s: cosine ≥ {threshold:g}, window {window}",
         mel=lslm.heard(inputs, audio),

@@ -11,8 +11,10 @@ A recording that cannot be used becomes a record with a ``problem`` and is count
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from torch import Tensor
 from ..provenance import provenance
 from . import InputError
 from .data import Audio, Utterance
+from .folders import begin, is_begun
 from .lslm import Lslm
 
 Record = dict[str, Any]
@@ -49,6 +52,10 @@ class Batch:
     """What the experiment's :data:`Prepare` found for each recording."""
     kept: dict[str, list[list[int]]] = field(default_factory=dict)
     """``kept[condition][site][row]``: audio tokens that conditions answered before left after their sites."""
+
+    def seeds(self, seed: int) -> list[int]:
+        """One for each recording, whatever its batch."""
+        return [zlib.crc32(f"{seed} {utterance.id}".encode()) for utterance in self.utterances]
 
 
 Work = Callable[[Batch], Sequence[Sequence[Record]]]
@@ -142,19 +149,12 @@ def began(folder: Path) -> Record:
 
 def _open(folder: Path, facts: Record, device: str) -> dict[int, list[Record]]:
     """Take a folder for this run, or find what is done of it."""
-    file = folder / "run.json"
-    if file.exists():
-        there = json.loads(file.read_text(encoding="utf-8"))
-        if there != facts:
-            differing = sorted(key for key in {*there, *facts} if there.get(key) != facts.get(key))
-            raise InputError(
-                f"{folder} holds a run with other settings ({', '.join(differing)}): give another --out, or remove it"
-            )
+    if is_begun(folder, facts):
         return _parts(folder)
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     about = json.dumps(provenance(device), indent=1, ensure_ascii=False) + "\n"
     (folder / "provenance.json").write_text(about, encoding="utf-8")
-    file.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    begin(folder, facts)
     return {}
 
 
@@ -176,24 +176,40 @@ def _do_batch(
 ) -> list[Record]:
     """Records of one batch, in its order; recordings that cannot be used do not take part."""
     records: dict[str, list[Record]] = {}
-    usable: list[tuple[Utterance, Audio, Any]] = []
-    for utterance in utterances:
+
+    @contextmanager
+    def noting(utterance: Utterance) -> Iterator[None]:
         try:
-            audio = utterance.load(lslm.rate)
-            lslm.check(audio)
-            known = None
-            if prepare is not None:
-                inputs = lslm.inputs(audio, prompt or utterance.task)
-                known = prepare(utterance, audio, int(lslm.audio_positions(inputs).sum()))
-            usable.append((utterance, audio, known))
+            yield
         except InputError as error:
             records[utterance.id] = [{"utterance": utterance.id, "problem": str(error)}]
-    if usable:
-        chosen = [utterance for utterance, _, _ in usable]
-        clips = [clip for _, clip, _ in usable]
-        prompts = [prompt or utterance.task for utterance in chosen]
-        inputs = lslm.batch(clips, prompts)
-        tokens = lslm.audio_positions(inputs).sum(1).tolist()
-        found = work(Batch(chosen, clips, prompts, inputs, tokens, [known for _, _, known in usable]))
-        records |= {utterance.id: list(rows) for utterance, rows in zip(chosen, found, strict=True)}
+
+    heard: list[tuple[Utterance, Audio]] = []
+    for utterance in utterances:
+        with noting(utterance):
+            audio = utterance.load(lslm.rate)
+            lslm.check(audio)
+            heard.append((utterance, audio))
+    batch = _batch(lslm, heard, prompt)
+    if batch is not None and prepare is not None:
+        known: list[tuple[int, Any]] = []
+        for row, (utterance, audio) in enumerate(heard):
+            with noting(utterance):
+                known.append((row, prepare(utterance, audio, batch.audio_tokens[row])))
+        if len(known) < len(heard):
+            batch = _batch(lslm, [heard[row] for row, _ in known], prompt)
+        batch = None if batch is None else replace(batch, known=[found for _, found in known])
+    if batch is not None:
+        found = work(batch)
+        records |= {utterance.id: list(rows) for utterance, rows in zip(batch.utterances, found, strict=True)}
     return [record for utterance in utterances for record in records[utterance.id]]
+
+
+def _batch(lslm: Lslm, heard: Sequence[tuple[Utterance, Audio]], prompt: str | None) -> Batch | None:
+    """Recordings as the model takes them; None of none."""
+    if not heard:
+        return None
+    chosen, clips = [utterance for utterance, _ in heard], [audio for _, audio in heard]
+    prompts = [prompt or utterance.task for utterance in chosen]
+    inputs = lslm.batch(clips, prompts)
+    return Batch(chosen, clips, prompts, inputs, lslm.audio_positions(inputs).sum(1).tolist(), [None] * len(heard))

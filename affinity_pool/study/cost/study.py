@@ -9,6 +9,7 @@ from typing import Any
 
 from ...provenance import provenance
 from .. import InputError
+from ..folders import begin, is_begun
 from ..forced import FINAL_RETENTION, INPUT_RETENTION, SPREAD
 from .measure import Options, Record, measure
 from .prompts import Case, Pooling
@@ -97,16 +98,10 @@ def finding(record: Record) -> str:
 
 def _open(folder: Path, about: Record) -> dict[str, Record]:
     """Take a folder for this run, or find what is done of it, by name."""
-    file, results = folder / "run.json", folder / "results.jsonl"
-    if not file.exists():
+    results = folder / "results.jsonl"
+    if not is_begun(folder, about):
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         results.write_text("", encoding="utf-8")
+        begin(folder, about)
         return {}
-    there = json.loads(file.read_text(encoding="utf-8"))
-    if there != about:
-        differing = sorted(key for key in {*there, *about} if there.get(key) != about.get(key))
-        raise InputError(
-            f"{folder} holds a run with other settings ({', '.join(differing)}): give another --out, or remove it"
-        )
     return {record["name"]: record for record in map(json.loads, results.read_text(encoding="utf-8").splitlines())}

@@ -13,6 +13,7 @@ from . import groups_picture
 from .demo_terminal import arrows, compared, conclusions, summary
 from .page import Answers, Card, Page, Section, Table
 from .page import write as write_page
+from .telling import machine, model_name
 
 BINARY = ("B", "KiB", "MiB", "GiB")
 DECIMAL = ("", "k", "M", "G", "T", "P")
@@ -29,12 +30,9 @@ def write(demo: Demo, folder: Path) -> list[Path]:
 
 def page(demo: Demo, facts: dict[str, Any]) -> Page:
     """The page; ``facts`` are those of :func:`affinity_pool.study.report.demo_terminal.summary`."""
-    model = Path(demo.model).name if Path(demo.model).exists() else demo.model
     rules = "; ".join(f"{site_name(s)}: cosine ≥ {s.threshold:g}, window {s.window}" for s in demo.sites)
-    about = facts["provenance"]
-    machine = {name: about[name] for name in ("cores", "threads", "system", "commit", "date")}
     return Page(
-        title=f"Dual Affinity Pooling on {model}",
+        title=f"Dual Affinity Pooling on {model_name(facts)}",
         lead="The same recordings through the same model twice: as it is, and with similar neighbouring audio tokens "
         f"merged ({rules}).",
         cards=list(_cards(demo)),
@@ -47,9 +45,7 @@ def page(demo: Demo, facts: dict[str, Any]) -> Page:
         ],
         facts={
             **facts["config"],
-            "processor": about["device"],
-            **machine,
-            **about["versions"],
+            **machine(facts["provenance"]),
             "sites": rules,
         },
     )

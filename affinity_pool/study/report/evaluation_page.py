@@ -18,6 +18,7 @@ from .telling import (
     left_out,
     metrics_used,
     model_name,
+    plain,
     ran_on,
     value,
     with_interval,
@@ -95,10 +96,9 @@ def _findings(summary: Summary, choice: Summary) -> list[str]:
         verdict = "no difference that could be shown" if isinstance(moved, str) else (
             "**worse**" if moved.kind == "bad" else "better"
         )  # fmt: skip
-        text = moved if isinstance(moved, str) else moved.text
         said.append(
             f"{choice['sites']}, {kept(choice)} of the audio tokens: {head['title']} of “{task}” "
-            f"{value(head, score)}, {text} points against the unpooled model: {verdict}."
+            f"{value(head, score)}, {plain(moved)} points against the unpooled model: {verdict}."
         )
     return said
 
@@ -231,7 +231,7 @@ def _claims(summary: Summary, choices: Sequence[Summary]) -> list[Claim]:
     found = []
     for choice in choices:
         scores = [(task, m[0], choice["scores"][task][m[0]["name"]]) for task, m in summary["metrics"].items()]
-        moved = "; ".join(f"{task} {_text(change(head, score['difference']))}" for task, head, score in scores)
+        moved = "; ".join(f"{task} {plain(change(head, score['difference']))}" for task, head, score in scores)
         found.append(
             Claim(
                 "Pooling keeps the accuracy of transcription, question answering and translation.",
@@ -240,12 +240,12 @@ def _claims(summary: Summary, choices: Sequence[Summary]) -> list[Claim]:
             )
         )
         rivals = [
-            (label(other), task, head, other["against_affinity"][task][head["name"]])
+            change(head, other["against_affinity"][task][head["name"]])
             for other in _baselines(summary, choice)
             for task, (head, *_) in summary["metrics"].items()
         ]
-        worse = sum(not holds_zero(d) and (d["value"] > 0) == (head["better"] == "lower") for _, _, head, d in rivals)
-        better = sum(not holds_zero(d) and (d["value"] > 0) != (head["better"] == "lower") for _, _, head, d in rivals)
+        shown = [moved.kind for moved in rivals if isinstance(moved, Cell)]
+        worse, better = shown.count("bad"), shown.count("good")
         if rivals:
             found.append(
                 Claim(
@@ -256,10 +256,6 @@ def _claims(summary: Summary, choices: Sequence[Summary]) -> list[Claim]:
                 )
             )
     return found
-
-
-def _text(cell: str | Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text
 
 
 def _slug(text: str) -> str:

@@ -18,6 +18,7 @@ from .telling import (
     left_out,
     metrics_used,
     model_name,
+    plain,
     ran_on,
     value,
 )
@@ -168,7 +169,7 @@ def _claims(results: Results) -> list[Claim]:
     found = [
         Claim(
             f"Deep layers stay at the baseline with a quarter of the tokens ({results.retention(tight):.0%} here).",
-            f"layer {deepest}, {OPERATOR[merge]}: {_plain(change(head, deep['difference']))} points",
+            f"layer {deepest}, {OPERATOR[merge]}: {plain(change(head, deep['difference']))} points",
             holds_zero(deep["difference"]),
         ),
         Claim(
@@ -196,10 +197,6 @@ def _claims(results: Results) -> list[Claim]:
             )
         )
     return found
-
-
-def _plain(cell: object) -> str:
-    return cell if isinstance(cell, str) else cell.text  # type: ignore[attr-defined]
 
 
 HOW = (

@@ -62,12 +62,16 @@ def change(metric: Summary, score: Summary | None) -> Cell | str:
     scale = 100 if metric["percent"] else 1
     low, high = score["interval_95"]
     text = f"{score['value'] * scale:+.1f}"
-    if low is None:
-        return text
-    text += f" [{low * scale:+.1f}, {high * scale:+.1f}]"
-    if low <= 0 <= high:
+    if low is not None:
+        text += f" [{low * scale:+.1f}, {high * scale:+.1f}]"
+    if holds_zero(score):
         return text
     return Cell(text, "bad" if (low > 0) == (metric["better"] == "lower") else "good")
+
+
+def plain(cell: Cell | str) -> str:
+    """What a cell says, without its colour."""
+    return cell.text if isinstance(cell, Cell) else cell
 
 
 def holds_zero(score: Summary | None) -> bool:
@@ -91,6 +95,12 @@ def left_out(summary: Summary) -> list[str]:
     ]
 
 
+def machine(provenance: Summary) -> dict[str, Any]:
+    """Processor, system and versions, for a page's facts."""
+    about = {key: provenance[key] for key in ("cores", "threads", "system", "commit", "date")}
+    return {"processor": provenance["device"], **about, **provenance["versions"]}
+
+
 def model_name(summary: Summary) -> str:
     """Without the folders above it."""
     name = summary["config"]["model"]
@@ -102,14 +112,10 @@ def ran_on(summary: Summary) -> dict[str, Any]:
     config = {key: value for key, value in summary["config"].items() if key not in ("command", "conditions", "trials")}
     config["model"] = model_name(summary)
     config["data"] = Path(str(config.get("data"))).name
-    about = summary["provenance"]
-    machine = {key: about[key] for key in ("cores", "threads", "system", "commit", "date")}
     lists = {key: ", ".join(map(str, value)) for key, value in config.items() if isinstance(value, list)}
     return {
         **{key: "none" if value is None else value for key, value in {**config, **lists}.items()},
-        "processor": about["device"],
-        **machine,
-        **about["versions"],
+        **machine(summary["provenance"]),
     }
 
 
