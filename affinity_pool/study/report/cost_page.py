@@ -7,9 +7,9 @@ from typing import Any
 from ..cost.study import finding
 from .charts import Bars, bars
 from .page import Card, Cell, Page, Section, Table
+from .telling import size
 
 Record = dict[str, Any]
-BINARY = ("B", "KiB", "MiB", "GiB")
 CONDITIONS = {"vanilla": "vanilla", "pooled": "pooled", "idle": "nothing merges"}
 
 
@@ -180,11 +180,4 @@ def _share(pair: list[float]) -> str:
 
 
 def _sizes(pair: list[float]) -> str:
-    return f"{_size(pair[0])} → {_size(pair[1])}"
-
-
-def _size(count: float) -> str:
-    step = 0
-    while count >= 1000 and step < len(BINARY) - 1:
-        count, step = count / 1024, step + 1
-    return f"{count:.3g} {BINARY[step]}"
+    return f"{size(pair[0])} → {size(pair[1])}"

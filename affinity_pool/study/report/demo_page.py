@@ -13,10 +13,7 @@ from . import groups_picture
 from .demo_terminal import arrows, compared, conclusions, summary
 from .page import Answers, Card, Page, Section, Table
 from .page import write as write_page
-from .telling import machine, model_name
-
-BINARY = ("B", "KiB", "MiB", "GiB")
-DECIMAL = ("", "k", "M", "G", "T", "P")
+from .telling import machine, model_name, size
 
 
 def write(demo: Demo, folder: Path) -> list[Path]:
@@ -91,15 +88,6 @@ def _row(name: str, cost: Cost) -> list[str]:
         f"{median(cost.ttft.vanilla) * 1e3:.1f} → {median(cost.ttft.pooled) * 1e3:.1f} ms",
         f"{cost.ttft.ratio:.2f} [{low:.2f}, {high:.2f}]",
     ]
-
-
-def size(number: float, unit: str = "B") -> str:
-    """A number of bytes (1024) or, with another unit, of that (1000), with three digits."""
-    base, prefixes = (1024, BINARY) if unit == "B" else (1000, tuple(f"{p}{unit}" for p in DECIMAL))
-    power = 0
-    while number >= base and power < len(prefixes) - 1:
-        number, power = number / base, power + 1
-    return f"{number:.3g} {prefixes[power]}"
 
 
 PICTURE = (

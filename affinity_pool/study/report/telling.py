@@ -12,6 +12,10 @@ Summary = Mapping[str, Any]
 """``summary.json`` of a command."""
 
 
+BINARY = ("B", "KiB", "MiB", "GiB")
+DECIMAL = ("", "k", "M", "G", "T", "P")
+
+
 class Claim(NamedTuple):
     """A finding of the paper, and what this run has to say to it."""
 
@@ -117,6 +121,15 @@ def ran_on(summary: Summary) -> dict[str, Any]:
         **{key: "none" if value is None else value for key, value in {**config, **lists}.items()},
         **machine(summary["provenance"]),
     }
+
+
+def size(number: float, unit: str = "B") -> str:
+    """A number of bytes (1024) or, with another unit, of that (1000), with three digits."""
+    base, prefixes = (1024, BINARY) if unit == "B" else (1000, tuple(f"{p}{unit}" for p in DECIMAL))
+    power = 0
+    while number >= 1000 and power < len(prefixes) - 1:
+        number, power = number / base, power + 1
+    return f"{number:.3g} {prefixes[power]}"
 
 
 def metrics_used(summary: Summary) -> list[str]:
