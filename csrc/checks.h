@@ -33,6 +33,13 @@ inline void check_index(const char* name, const Tensor& index, const Tensor& x) 
   STD_TORCH_CHECK(index.device() == x.device(), name, " must be on the device of x");
 }
 
+// `entries` of cu_seqlens, or 2 if there is none: what its shape alone tells.
+inline void check_sequences(int64_t entries, int64_t rows) {
+  STD_TORCH_CHECK(entries > 0, "cu_seqlens must have B + 1 entries for B sequences, so at least one, got none");
+  STD_TORCH_CHECK(entries <= INT32_MAX, "cu_seqlens must have fewer than 2^31 entries, got ", entries);
+  STD_TORCH_CHECK(entries > 1 || rows == 0, "cu_seqlens must end at the ", rows, " rows of x, got 0");
+}
+
 inline void check_mergeable(const std::optional<Tensor>& mergeable, const Tensor& x) {
   if (!mergeable) return;
   STD_TORCH_CHECK(mergeable->scalar_type() == ScalarType::Bool, "mergeable must be a bool tensor");

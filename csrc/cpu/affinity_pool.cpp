@@ -42,19 +42,15 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
   check_rows(x_in, 2, "[N, D]");
   check_mergeable(mergeable_in, x_in);
   check_rule(threshold, window);
+  if (cu_seqlens_in) check_index("cu_seqlens", *cu_seqlens_in, x_in);
+  const int64_t rows = x_in.size(0), dim = x_in.size(1), entries = cu_seqlens_in ? cu_seqlens_in->size(0) : 2;
+  check_sizes(rows, dim);
+  check_sequences(entries, rows);
   const Tensor x = dense_rows(x_in);
   const std::optional<Tensor> mergeable = dense(mergeable_in), cu_seqlens = dense(cu_seqlens_in);
-  const int64_t rows = x.size(0), dim = x.size(1);
-  check_sizes(rows, dim);
+  const int64_t batch = entries - 1;
   const int32_t one_sequence[] = {0, static_cast<int32_t>(rows)};
-  const int32_t* cu = one_sequence;
-  int64_t batch = 1;
-  if (cu_seqlens) {
-    check_index("cu_seqlens", *cu_seqlens, x);
-    cu = cu_seqlens->const_data_ptr<int32_t>();
-    batch = cu_seqlens->size(0) - 1;
-  }
-  STD_TORCH_CHECK(batch >= 0, "cu_seqlens must have B + 1 entries for B sequences, so at least one, got none");
+  const int32_t* cu = cu_seqlens ? cu_seqlens->const_data_ptr<int32_t>() : one_sequence;
   STD_TORCH_CHECK(cu[0] == 0, "cu_seqlens must start at 0, got ", cu[0]);
   for (int64_t b = 0; b < batch; ++b)
     STD_TORCH_CHECK(cu[b] <= cu[b + 1], "cu_seqlens must not decrease, got ", cu[b], " then ", cu[b + 1],

@@ -51,15 +51,18 @@ void launch(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds,
 
   const int64_t slots = slots_of(layout, batch, p.rows);
   STD_TORCH_CHECK(blocks_of(p) <= INT32_MAX, "x must have fewer than 2^31 tiles of ", kTileRows, " rows, got ", slots);
-  const Workspace workspace = workspace_for(x, slots, stream);
-  workspace.lend(p);
+  const std::optional<Tensor> workspace = lend_workspace(p, x, slots, stream);
   p.sums_stride = static_cast<int64_t>(chunks_of(p.dim, static_cast<int>(element))) * kChunkBytes / element;
   const Tensor sums = torch::stable::new_empty(x, {slots, p.sums_stride}, ScalarType::Float);
   p.sums = static_cast<float*>(sums.data_ptr());
   const auto start = x.scalar_type() == ScalarType::Half       ? launch_float16
                      : x.scalar_type() == ScalarType::BFloat16 ? launch_bfloat16
                                                                : launch_float32;
-  check(start(p, stream), "launching the kernel");
+  const cudaError_t error = start(p, stream);
+  STD_TORCH_CHECK(error != cudaErrorNoKernelImageForDevice || succeeded(error),
+                  "affinity_pool: the library has code for ", AP_CUDA_ARCHITECTURES,
+                  ", which this GPU does not run; affinity_pool.use(\"triton\") or use(\"reference\") serves it");
+  check(error, "launching the kernel");
 }
 
 Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, const std::optional<Tensor>& mergeable_in,
@@ -68,18 +71,19 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
   check_mergeable(mergeable_in, x_in);
   check_rule(threshold, window);
   if (cu_seqlens_in) check_index("cu_seqlens", *cu_seqlens_in, x_in);
+  const int64_t rows = x_in.size(0), dim = x_in.size(1), entries = cu_seqlens_in ? cu_seqlens_in->size(0) : 2;
+  check_sizes(rows, dim);
+  check_sequences(entries, rows);
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
   const Tensor x = dense_rows(x_in);
   const std::optional<Tensor> mergeable = dense(mergeable_in), cu_seqlens = dense(cu_seqlens_in);
-  const int64_t rows = x.size(0), dim = x.size(1), batch = cu_seqlens ? cu_seqlens->size(0) - 1 : 1;
-  check_sizes(rows, dim);
-  STD_TORCH_CHECK(batch >= 0, "cu_seqlens must have B + 1 entries for B sequences, so at least one, got none");
+  const int64_t batch = entries - 1;
 
   const Outputs outputs{torch::stable::new_empty(x, {rows, dim}), int32_empty(x, {batch + 1}), int32_empty(x, {rows}),
                         int32_empty(x, {rows})};
   auto [values, cu_seqlens_out, segment_ids, counts] = outputs;
   int32_t groups = 0;
-  if (rows == 0 || batch == 0) {
+  if (rows == 0) {
     torch::stable::zero_(cu_seqlens_out);
   } else {
     const cudaStream_t stream = current_stream(x.get_device());

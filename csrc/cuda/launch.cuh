@@ -9,10 +9,10 @@ namespace affinity_pool::cuda {
 // Four blocks on a multiprocessor leave a thread 128 registers, and none spills; five, 102, and one kernel does.
 constexpr int kBlocksPerMultiprocessor = 4;
 
-template <class F, int kLags, bool kAligned>
+template <class Dots>
 __global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerMultiprocessor)
     affinity_pool(const __grid_constant__ Params p) {
-  pool_tile<F, kLags, kAligned>(p);
+  pool_tile<Dots>(p);
 }
 
 // Rows of a tile and before it that go to shared memory: the tile's own with as many blocks on a multiprocessor as the
@@ -32,7 +32,7 @@ inline cudaError_t choose_kept_rows(Params& p, int64_t blocks, int chunks) {
   for (int64_t side_by_side = wanted < kBlocksPerMultiprocessor ? wanted : kBlocksPerMultiprocessor;; --side_by_side) {
     int64_t room = per_multiprocessor / side_by_side - reserved;
     if (room > per_block) room = per_block;
-    const int64_t rows = (room - kRowsAt) / (static_cast<int64_t>(chunks) * kChunkBytes);
+    const int64_t rows = (room - kRowsAt) / (static_cast<int64_t>(kept_stride_of(chunks)) * kChunkBytes);
     if (rows < kTileRows && side_by_side > 1) continue;
     const int64_t most = kTileRows + p.window;
     p.kept_rows = static_cast<int>(rows < 0 ? 0 : rows < most ? rows : most);
@@ -47,15 +47,19 @@ cudaError_t launch(Params p, cudaStream_t stream) {
   const int64_t blocks = blocks_of(p);
   cudaError_t error = choose_kept_rows(p, blocks, chunks);
   if (error != cudaSuccess) return error;
-  const bool aligned = is_aligned(p, kElementBytes);
-  const auto kernel = p.window == 1 ? (aligned ? affinity_pool<F, 2, true> : affinity_pool<F, 2, false>)
-                                    : (aligned ? affinity_pool<F, 4, true> : affinity_pool<F, 4, false>);
-  const int bytes = static_cast<int>(shared_bytes(p.kept_rows, chunks));
-  constexpr int kWithoutAsking = 48 << 10;
-  if (bytes > kWithoutAsking) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const auto kernel_of = [](auto dots) { return reinterpret_cast<const void*>(affinity_pool<decltype(dots)>); };
+  const void* kernel =
+      is_aligned(p, kElementBytes) ? with_dots<F, true>(p.window, kernel_of) : with_dots<F, false>(p.window, kernel_of);
+  const size_t bytes = shared_bytes(p.kept_rows, chunks);
+  // Without being asked, the driver may leave shared memory for fewer blocks than fit, or a block 48 KB.
+  const auto set = [&](cudaFuncAttribute attribute, int value) {
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, attribute, value);
+  };
+  set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(blocks), threads_of(chunks), bytes, stream>>>(p);
-  return cudaGetLastError();
+  void* arguments[] = {&p};
+  return cudaLaunchKernel(kernel, static_cast<unsigned>(blocks), threads_of(chunks), arguments, bytes, stream);
 }
 
 }  // namespace affinity_pool::cuda

@@ -3,6 +3,7 @@
 // A group's rows are summed in segments of eight, counted from the group's first row; full segments are joined in
 // blocks of 8, 64, 512 ...; what is left at the end is added last. The order depends on the number of rows alone, so a
 // mean does not depend on where its group lies, and up to eight rows are summed one after the other, as a stream does.
+// Most groups are so short: their rows lie in the tile or up to seven before it, and none is read that no mean needs.
 //
 // A tile sees the end of at most one full segment. If the group goes on behind the tile, it hands on that segment, or
 // the largest block that ends with it, in the tile's own row of `sums`; the first of the seven earlier blocks that make
@@ -17,14 +18,13 @@ namespace affinity_pool::cuda {
 constexpr int kFan = 8;        // segments in a block, blocks in a larger block
 constexpr int kMaxTerms = 72;  // sums that one tile may need: seven at each of ten sizes, 8^10 segments being 2^33 rows
 
-// The group that is open when the tile begins, and what the tile needs of earlier ones to go on with it.
+// The group that is open when the tile begins, if it is longer than a segment: what the tile needs to go on with it.
 struct Carried {
   int full;              // segments that ended in earlier tiles
   int head;              // rows of the segment that has not ended, which lie before the tile
   int joining, earlier;  // numbers of:
   int join[kMaxTerms];   // tiles whose sums, seven at a time, join the segment that ends here to larger blocks
   int add[kMaxTerms];    // tiles whose sums come before that, should the group end here
-  int join_size;         // segments in the largest block so made
 };
 
 // `start`: row of the sequence with which the group began, `begin`: with which the tile does. Segment i of the group
@@ -38,18 +38,27 @@ AP_DEVICE void plan(Carried& carried, int start, int begin, int sequence_slot, i
   carried.full = rows / kTileRows;
   carried.head = rows % kTileRows;
   carried.joining = carried.earlier = 0;
-  carried.join_size = ends_segment ? 1 : 0;
   const int segments = carried.full + (ends_segment ? 1 : 0);
+  int joined = ends_segment ? 1 : 0;  // segments in the largest block that ends here
   if (ends_segment)
-    for (; segments % (carried.join_size * kFan) == 0; carried.join_size *= kFan)
-      for (int i = kFan - 1; i > 0; --i) carried.join[carried.joining++] = place(segments - 1 - i * carried.join_size);
-  for (int done = 0, before = segments - carried.join_size; done < before;) {
+    for (; segments % (joined * kFan) == 0; joined *= kFan)
+      for (int i = kFan - 1; i > 0; --i) carried.join[carried.joining++] = place(segments - 1 - i * joined);
+  for (int done = 0, before = segments - joined; done < before;) {
     int size = 1;
     while (done % (size * kFan) == 0 && done + size * kFan <= before) size *= kFan;
     done += size;
     carried.add[carried.earlier++] = place(done - 1);
   }
 }
+
+template <class Element>
+struct SumRows {
+  float* first;
+  int64_t stride;
+  AP_DEVICE float* of(int tile, int c) const {
+    return first + tile * stride + static_cast<int64_t>(c) * (kChunkBytes / sizeof(Element));
+  }
+};
 
 template <int kElements>
 AP_DEVICE void add_sum(const float* sums, float* total) {
@@ -63,72 +72,78 @@ AP_DEVICE void add_sum(const float* sums, float* total) {
   }
 }
 
-template <int kElements>
-AP_DEVICE void set_zero(float* sum) {
+// kKept: the rows are in shared memory.
+template <bool kKept, class F, bool kAligned>
+AP_DEVICE void write_short(const TileRows<F, kAligned>& rows, int begin, int end, typename F::Element* value) {
+  constexpr int kElements = F::kElements;
+  const float scale = 1.0f / static_cast<float>(end - begin);
+  for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) {
+    uint4 chunk = rows.template load<kKept>(begin, c);
+    if (end - begin > 1) {
+      float sum[kElements], row[kElements];
+      F::widen(chunk, sum);
+      for (int r = begin + 1; r < end; ++r) {
+        F::widen(rows.template load<kKept>(r, c), row);
 #pragma unroll
-  for (int e = 0; e < kElements; ++e) sum[e] = 0;
+        for (int e = 0; e < kElements; ++e) sum[e] += row[e];
+      }
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) sum[e] = fmaf(sum[e], scale, 0.0f);  // a sum that begins with 0 is never -0
+      chunk = F::narrow(sum);
+    }
+    Chunks<F, kAligned>::store(value, c, rows.dim, chunk);
+  }
 }
 
-// Chunk c of the means of the groups that end in the tile, and of the sum handed on. Bit r of `opens`: row r opens a
-// group; bit rows.end: the sequence ends with the tile. `group`: row of `values` of the group that is open on entry, or
-// the row before the first one's.
+// The mean of rows begin..end, eight at most.
 template <class F, bool kAligned>
-AP_DEVICE void write_chunk(int c, const TileRows<F, kAligned>& rows, const Carried& carried, uint32_t opens,
-                           typename F::Element* values, int64_t group, int64_t groups, float* sums, int64_t sums_stride,
-                           int slot) {
+AP_DEVICE void write_short(const TileRows<F, kAligned>& rows, int begin, int end, typename F::Element* value) {
+  if (begin >= rows.kept_from)
+    write_short<true>(rows, begin, end, value);
+  else
+    write_short<false>(rows, begin, end, value);
+}
+
+// The group that was open when the tile began: its rows up to `end`, of which `segment_end` is the last of a segment,
+// or lies behind them. It ends there, and its mean of `count` rows is written; or `value` is null, and the sum handed
+// on.
+template <class F, bool kAligned>
+AP_DEVICE void write_long(const TileRows<F, kAligned>& rows, const Carried& carried, int end, int segment_end,
+                          typename F::Element* value, int count, SumRows<typename F::Element> sums, int slot) {
   constexpr int kElements = F::kElements;
-  const float* column = sums + static_cast<int64_t>(c) * kElements;
-  float segment[kElements], blocks[kElements];  // the open segment; the block that ended in this tile
-  set_zero<kElements>(segment);
-  set_zero<kElements>(blocks);
-  uint4 chunk{0, 0, 0, 0};
-  int full = carried.full, in_segment = 0;
-  bool carries = true;
-  for (int r = -carried.head;; ++r) {
-    if (r >= 0 && (opens >> r & 1) != 0) {
-      const int count = full * kTileRows + in_segment;
-      if (count > 1) {
-        float total[kElements];
-        set_zero<kElements>(total);
-        for (int i = 0; carries && i < carried.earlier; ++i)
-          add_sum<kElements>(column + carried.add[i] * sums_stride, total);
-        const float scale = 1.0f / static_cast<float>(count);
+  const float scale = 1.0f / static_cast<float>(count);
+  for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) {
+    float segment[kElements] = {}, block[kElements] = {};  // the open segment; the block that ended in this tile
+    for (int r = -carried.head; r < end; ++r) {
+      float row[kElements];
+      F::widen(rows.load(r, c), row);
 #pragma unroll
-        for (int e = 0; e < kElements; ++e) total[e] = (total[e] + blocks[e] + segment[e]) * scale;
-        chunk = F::narrow(total);
+      for (int e = 0; e < kElements; ++e) segment[e] += row[e];
+      if (r != segment_end) continue;
+      for (int i = 0; i < carried.joining; i += kFan - 1) {
+        float earlier[kElements] = {};
+        for (int q = 0; q < kFan - 1; ++q) add_sum<kElements>(sums.of(carried.join[i + q], c), earlier);
+#pragma unroll
+        for (int e = 0; e < kElements; ++e) segment[e] = earlier[e] + segment[e];
       }
-      if (count > 0 && group < groups) Chunks<F, kAligned>::store(values + group * rows.dim, c, rows.dim, chunk);
-      ++group;
-      full = in_segment = 0;
-      carries = false;
-      set_zero<kElements>(segment);
-      set_zero<kElements>(blocks);
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) {
+        block[e] = segment[e];
+        segment[e] = 0;
+      }
     }
-    if (r == rows.end) break;
-    chunk = rows.load(r, c);
-    float row[kElements];
-    F::widen(chunk, row);
+    if (value == nullptr) {
+      float* to = sums.of(slot, c);
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) segment[e] += row[e];
-    if (++in_segment == kTileRows) {
-      for (int i = 0; carries && i < carried.joining; i += kFan - 1) {
-        set_zero<kElements>(blocks);
-        for (int q = 0; q < kFan - 1; ++q) add_sum<kElements>(column + carried.join[i + q] * sums_stride, blocks);
-#pragma unroll
-        for (int e = 0; e < kElements; ++e) segment[e] = blocks[e] + segment[e];
-      }
-#pragma unroll
-      for (int e = 0; e < kElements; ++e) blocks[e] = segment[e];
-      if (opens >> (r + 1) == 0) {  // the group goes on behind the tile
-        float* to = sums + slot * sums_stride + static_cast<int64_t>(c) * kElements;
-#pragma unroll
-        for (int e = 0; e < kElements; e += 4)
-          *reinterpret_cast<float4*>(to + e) = {blocks[e], blocks[e + 1], blocks[e + 2], blocks[e + 3]};
-      }
-      set_zero<kElements>(segment);
-      in_segment = 0;
-      ++full;
+      for (int e = 0; e < kElements; e += 4)
+        *reinterpret_cast<float4*>(to + e) = {block[e], block[e + 1], block[e + 2], block[e + 3]};
+      continue;
     }
+    float total[kElements] = {};
+    for (int i = 0; i < carried.earlier; ++i) add_sum<kElements>(sums.of(carried.add[i], c), total);
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) total[e] = (total[e] + block[e] + segment[e]) * scale;
+    Chunks<F, kAligned>::store(value, c, rows.dim, F::narrow(total));
   }
 }
 

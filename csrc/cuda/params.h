@@ -9,11 +9,15 @@ constexpr int kTileRows = 8;
 constexpr int kMaxWarps = 4;
 constexpr int kChunkBytes = 16;
 
-// 32 bytes a tile: one sector.
+// What a tile tells those behind it: words of which the upper 16 bits are the launch's tag. The first two are polled.
 struct TileStatus {
-  uint64_t nearest_match[2];  // k(t) of four rows each
-  uint64_t opened, open_rows;
+  uint64_t matches;  // k(t) of eight rows, 6 bits each
+  uint64_t opened;   // groups, up to the tile's end
 };
+
+// Tags of launches that share a workspace are 1..kTags and then 1 again. A tile that no launch has used for so long
+// must have been zeroed meanwhile.
+constexpr uint32_t kTags = 65535;
 
 enum class Layout { kPacked, kPadded, kLeftPadded };
 
@@ -35,8 +39,9 @@ struct Params {
 
   uint64_t* slots_drawn;
   TileStatus* tiles;
-  uint32_t* flags;  // the tile's row of sums is there
-  float* sums;      // a row of float32 a slot
+  uint64_t* open_rows;  // of the group that is open at the tile's end, with the tag
+  uint32_t* flags;      // the tag: the tile's row of sums is there
+  float* sums;          // a row of float32 a slot
   int64_t sums_stride;
 
   int kept_rows;  // of the tile, and before it, in shared memory
@@ -56,9 +61,23 @@ AP_HOST_DEVICE int64_t blocks_of(const Params& p) {
 AP_HOST_DEVICE int chunks_of(int dim, int element_bytes) {
   return static_cast<int>((static_cast<int64_t>(dim) * element_bytes + kChunkBytes - 1) / kChunkBytes);
 }
+// From one row to the next in shared memory: four chunks of each of eight rows lie in different banks.
+AP_HOST_DEVICE int kept_stride_of(int chunks) { return chunks + (4 - chunks % 8 + 8) % 8; }
 AP_HOST_DEVICE int threads_of(int chunks) {
   const int warps = (chunks + 31) / 32;
   return 32 * (warps < 2 ? 2 : warps < kMaxWarps ? warps : kMaxWarps);
+}
+
+// Memory of a workspace for that many slots, and where in it a call finds what: a cache line for the counter, then the
+// tiles, the rows of their open groups and the flags.
+inline int64_t workspace_bytes(int64_t slots) {
+  return 128 + slots * static_cast<int64_t>(sizeof(TileStatus) + sizeof(uint64_t) + sizeof(uint32_t));
+}
+inline void lend_workspace(Params& p, void* memory, int64_t slots) {
+  p.slots_drawn = static_cast<uint64_t*>(memory);
+  p.tiles = reinterpret_cast<TileStatus*>(static_cast<char*>(memory) + 128);
+  p.open_rows = reinterpret_cast<uint64_t*>(p.tiles + slots);
+  p.flags = reinterpret_cast<uint32_t*>(p.open_rows + slots);
 }
 
 // Whether rows are whole chunks at whole addresses; else they are read element by element.

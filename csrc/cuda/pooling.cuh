@@ -43,8 +43,7 @@ struct Tile {
 
 struct Shared {
   Tile tile;
-  float warp_sums[kMaxWarps][32];
-  float norms[kMaxWindow + kTileRows];  // squared norms of the rows before the tile and of its own; Inf: cannot match
+  Matching matching;
   TileMatches k;
   Prefix before;    // of a tile that another block has scanned
   uint32_t groups;  // and the groups of its sequence
@@ -55,7 +54,7 @@ struct Shared {
 constexpr int64_t kRowsAt = (sizeof(Shared) + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
 static_assert(kRowsAt <= 4096, "three tiles of 64 KB and this must fit in 227 KB");
 AP_HOST_DEVICE int64_t shared_bytes(int kept_rows, int chunks) {
-  return kRowsAt + static_cast<int64_t>(kept_rows) * chunks * kChunkBytes;
+  return kRowsAt + static_cast<int64_t>(kept_rows) * kept_stride_of(chunks) * kChunkBytes;
 }
 
 AP_DEVICE int clamped(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
@@ -82,7 +81,7 @@ AP_DEVICE Tile draw_tile(const Params& p) {
     drawn = fetch_add_relaxed(p.slots_drawn, 1);
     if (static_cast<uint32_t>(drawn) == gridDim.x - 1) {
       const uint32_t launches = static_cast<uint32_t>(drawn >> 32) + 1;
-      store_relaxed(p.slots_drawn, static_cast<uint64_t>(launches == kAllLanes ? 0 : launches) << 32);
+      store_relaxed(p.slots_drawn, static_cast<uint64_t>(launches == kTags ? 0 : launches) << 32);
     }
   }
   int slot = __shfl_sync(kAllLanes, static_cast<int>(static_cast<uint32_t>(drawn)), 0);
@@ -117,67 +116,31 @@ AP_DEVICE Tile draw_tile(const Params& p) {
   return tile;
 }
 
-template <class F, bool kAligned>
-AP_DEVICE TileRows<F, kAligned> rows_of(const Params& p, const Tile& tile, uint4* kept) {
-  TileRows<F, kAligned> rows;
+template <class Rows>
+AP_DEVICE Rows rows_of(const Params& p, const Tile& tile) {
+  using Element = typename Rows::Element;
+  Rows rows;
   const int64_t left = p.layout == Layout::kLeftPadded ? p.rows - tile.length : 0;
   const int64_t offset = p.layout == Layout::kPacked
                              ? (tile.first_row + tile.begin) * p.row_stride
                              : tile.sequence * p.sequence_stride + (left + tile.begin) * p.row_stride;
-  rows.first = static_cast<const typename F::Element*>(p.x) + offset;
+  rows.first = static_cast<const Element*>(p.x) + offset;
   rows.stride = p.row_stride;
   rows.dim = p.dim;
-  rows.chunks = chunks_of(p.dim, sizeof(typename F::Element));
+  rows.chunks = chunks_of(p.dim, sizeof(Element));
   rows.end = tile.end - tile.begin;
   rows.from = rows.end == 0 ? 0 : -(tile.begin < p.window ? tile.begin : p.window);
   rows.kept_from = tile.scans ? kTileRows - p.kept_rows : kTileRows;
-  rows.kept = kept;
+  rows.kept_stride = kept_stride_of(rows.chunks);
+  rows.kept = reinterpret_cast<uint4*>(dynamic_shared_memory() + kRowsAt);
   return rows;
-}
-
-AP_DEVICE bool may_merge(const Params& p, const Tile& tile, int row) {
-  return p.mergeable == nullptr || p.mergeable[tile.first_row + row];
-}
-
-// k(t) of the tile's rows: lane r of warp 0 returns that of row r, and other lanes 0.
-template <int kLags, class F, bool kAligned>
-AP_DEVICE uint32_t nearest_match(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, Shared& shared) {
-  const int lane = threadIdx.x % 32;
-  const bool decides = threadIdx.x < 32;
-  const float never = HUGE_VALF;
-  float* norm = shared.norms + kMaxWindow;  // of row 0
-  for (int row = -kTileRows; row + kTileRows > rows.from; row -= kTileRows) {
-    const float squared = dots<1, true>(rows, row, 0, shared.warp_sums);
-    const int r = row + lane;
-    if (decides && lane < kTileRows) norm[r] = r >= rows.from && may_merge(p, tile, tile.begin + r) ? squared : never;
-    __syncthreads();
-  }
-  const MatchRule match{p.threshold};
-  const int row = lane / kLags % kTileRows, count = rows.end;
-  uint32_t k = kNoMatch;
-  for (int lag = 0;; lag += kLags) {
-    const float dot =
-        lag == 0 ? dots<kLags, true>(rows, 0, 0, shared.warp_sums) : dots<kLags, false>(rows, 0, lag, shared.warp_sums);
-    bool more = false;
-    if (decides) {
-      if (lag == 0 && lane < kTileRows * kLags && lane % kLags == 0)
-        norm[row] = row < count && may_merge(p, tile, tile.begin + row) ? dot : never;
-      __syncwarp();
-      const int distance = lag + lane % kLags;
-      const bool matches = lane < kTileRows * kLags && distance > 0 && distance <= p.window &&
-                           row - distance >= rows.from && match(dot, norm[row], norm[row - distance]);
-      const uint32_t found = __ballot_sync(kAllLanes, matches) >> (lane % kTileRows * kLags) & ((1u << kLags) - 1);
-      if (k == kNoMatch && found != 0) k = static_cast<uint32_t>(lag + __ffs(static_cast<int>(found)) - 1);
-      more = lane < count && k == kNoMatch && lag + kLags <= p.window;
-    }
-    if (!__syncthreads_or(more)) return lane < count ? k : 0;
-  }
 }
 
 // Zeros where a padded result has no group, and -1 where it has no row. Row by row: for each of the tile's rows that
 // joined a group there is one row of `values` to fill, and one for each row of padding.
 template <class F, bool kAligned>
-AP_DEVICE void fill_padding(const Params& p, const Tile& tile, int joined_before, int joined, int chunks) {
+AP_DEVICE void fill_padding(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, int joined_before,
+                            int joined) {
   const int64_t first = static_cast<int64_t>(tile.sequence) * p.rows;
   const int place = (tile.slot - tile.sequence_slot) * kTileRows;
   const int padding = clamped(place + kTileRows, 0, p.rows) - clamped(place, tile.length, p.rows);
@@ -188,7 +151,7 @@ AP_DEVICE void fill_padding(const Params& p, const Tile& tile, int joined_before
   auto* values = static_cast<typename F::Element*>(p.values);
   for (int i = 0; i < joined + (padding > 0 ? padding : 0); ++i) {
     const int64_t row = i < joined ? merged_row + i : padding_row + i - joined;
-    for (int c = threadIdx.x; c < chunks; c += blockDim.x)
+    for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x)
       Chunks<F, kAligned>::store(values + row * p.dim, c, p.dim, {0, 0, 0, 0});
     if (threadIdx.x != 0) continue;
     p.counts[row] = 0;
@@ -207,31 +170,36 @@ AP_DEVICE uint32_t openings(TileMatches k, uint32_t open_rows, int window) {
 }
 
 // Stages 1 to 3: the prefix at the beginning of a tile. Leaves its k(t) in `shared`.
-template <int kLags, class F, bool kAligned>
-AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, Shared& shared) {
-  const int tid = threadIdx.x, lane = tid % 32, count = rows.end;
+template <class Dots>
+AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, Shared& shared) {
+  const int tid = threadIdx.x, lane = tid % 32, count = tile.end - tile.begin;
   TileStatus& status = p.tiles[tile.slot];
   uint32_t k = 0;
   if (count > 0) {
-    rows.keep();
-    k = nearest_match<kLags>(p, tile, rows, shared);
+    const auto rows = [&] { return rows_of<typename Dots::Rows>(p, tile); };
+    rows().keep();
+    const auto may_merge = [&](int row) {
+      return p.mergeable == nullptr || p.mergeable[tile.first_row + tile.begin + row];
+    };
+    k = nearest_match<Dots>(rows, rows().from, count, MatchRule{p.threshold}, p.window, may_merge, shared.matching);
   }
   if (tid < 32) {
-    k <<= 8 * (lane % 4);
+    k <<= TileMatches::kBits * (lane % TileMatches::kRowsAWord);
     k |= __shfl_xor_sync(kAllLanes, k, 1);
     k |= __shfl_xor_sync(kAllLanes, k, 2);
-    if (lane < kTileRows && lane % 4 == 0) {
-      shared.k.word[lane / 4] = k;
-      publish(&status.nearest_match[lane / 4], tile.tag, k);
+    const TileMatches matches{{k, __shfl_sync(kAllLanes, k, TileMatches::kRowsAWord)}};
+    if (lane == 0) {
+      shared.k = matches;
+      publish(&status.matches, tile.tag, matches.packed());
     }
   }
   const int first_slot = p.layout == Layout::kPacked ? 0 : tile.sequence_slot;
-  const Prefix before = look_back(p.tiles, tile.slot, first_slot, tile.tag, p.window, shared.look_back);
+  const Prefix before = look_back(p, tile.slot, first_slot, tile.tag, shared.look_back);
   if (tid == 0) {
     const uint32_t opens = openings(shared.k, before.open_rows, p.window);
     const uint32_t open_rows = opens == 0 ? before.open_rows + count : count + __clz(static_cast<int>(opens)) - 31;
     publish(&status.opened, tile.tag, before.opened + __popc(opens));
-    publish(&status.open_rows, tile.tag, open_rows);
+    publish(&p.open_rows[tile.slot], tile.tag, open_rows);
   }
   return before;
 }
@@ -239,58 +207,74 @@ AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, const TileRows<F, 
 // The same for a tile that another block scans, and the groups of its sequence.
 AP_DEVICE Prefix await_scan(const Params& p, const Tile& tile, int final_slot, Shared& shared) {
   if (threadIdx.x == 0) {
-    Prefix whole;
-    while (!read_prefix(&p.tiles[final_slot], tile.tag, whole)) pause();
-    shared.groups = whole.opened;
-    while (!read_matches(&p.tiles[tile.slot], tile.tag, shared.k)) pause();
+    shared.groups = await_value(&p.tiles[final_slot].opened, tile.tag);
+    shared.k = TileMatches::unpack(await_word(&p.tiles[tile.slot].matches, tile.tag));
     shared.before = {0, 0};
-    while (tile.begin > 0 && !read_prefix(&p.tiles[tile.slot - 1], tile.tag, shared.before)) pause();
+    if (tile.begin > 0)
+      shared.before = {await_value(&p.tiles[tile.slot - 1].opened, tile.tag),
+                       await_value(&p.open_rows[tile.slot - 1], tile.tag)};
   }
   __syncthreads();
   return shared.before;
 }
 
-// Stage 4, for a tile that has rows. `first_id` is the id of the first group that it opens.
+// Stage 4, for a tile that has rows. `first_id` is the id of the first group that it opens. Returns whether it has
+// handed on a sum.
 template <class F, bool kAligned>
-AP_DEVICE void write_groups(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, uint32_t open_rows,
+AP_DEVICE bool write_groups(const Params& p, const Tile& tile, const TileRows<F, kAligned>& rows, uint32_t open_rows,
                             int64_t first_id, uint32_t opens, Shared& shared) {
   const int tid = threadIdx.x, count = rows.end;
   const uint32_t ends = opens | (tile.end == tile.length ? 1u << count : 0u);  // bit r: a group ends before row r
-  const int start = tile.begin == 0 ? 0 : clamped(tile.begin - static_cast<int>(open_rows), 0, tile.begin);
-  Carried& carried = shared.carried;
-  if (tid == 0) {
-    const int segment_end = kTileRows - 1 - (tile.begin - start) % kTileRows;
-    const bool ends_segment = tile.begin > 0 && segment_end < count && (opens & ((2u << segment_end) - 1)) == 0;
-    plan(carried, start, tile.begin, tile.sequence_slot, tile.slot, ends_segment);
-  }
-  __syncthreads();
-  const int terms = carried.joining + (ends != 0 ? carried.earlier : 0);
-  for (int i = tid; i < terms; i += blockDim.x) {
-    const int from = i < carried.joining ? carried.join[i] : carried.add[i - carried.joining];
-    while (load_acquire(&p.flags[from]) != tile.tag) pause();
-  }
-  __syncthreads();
-
-  const bool packed = p.layout == Layout::kPacked;
-  const int64_t first_value = packed ? 0 : static_cast<int64_t>(tile.sequence) * p.rows;
+  const int before = tile.begin == 0 ? 0 : clamped(static_cast<int>(open_rows), 0, tile.begin);
+  const int64_t first_value = p.layout == Layout::kPacked ? 0 : static_cast<int64_t>(tile.sequence) * p.rows;
   const int64_t groups = first_value + p.rows, open_group = first_value + first_id - 1;
-  auto* values = static_cast<typename F::Element*>(p.values);
-  for (int c = tid; c < rows.chunks; c += blockDim.x)
-    write_chunk(c, rows, carried, ends, values, open_group, groups, p.sums, p.sums_stride, tile.slot);
   if (tid < count) {
     const int opened = __popc(opens & ((2u << tid) - 1));
     p.segment_ids[tile.first_row + tile.begin + tid] = static_cast<int>(first_id) - 1 + opened;
   }
   if (tid <= count && (ends >> tid & 1) != 0 && tile.begin + tid > 0) {
     const uint32_t earlier = ends & ((1u << tid) - 1);
-    const int began = earlier == 0 ? start : tile.begin + 31 - __clz(static_cast<int>(earlier));
+    const int began = earlier == 0 ? -before : 31 - __clz(static_cast<int>(earlier));
     const int64_t group = open_group + __popc(earlier);
-    if (group < groups) p.counts[group] = tile.begin + tid - began;
+    if (group < groups) p.counts[group] = tid - began;
+  }
+
+  auto* values = static_cast<typename F::Element*>(p.values);
+  int64_t group = open_group;
+  int begin = -before;
+  for (uint32_t to_come = ends;; to_come &= to_come - 1, ++group) {
+    const bool closed = to_come != 0;
+    const int end = closed ? __ffs(static_cast<int>(to_come)) - 1 : count;
+    const bool exists = begin < end && (!closed || group < groups);
+    // Only what begins before the tile, or with it, can be longer than a segment, or fill one and go on.
+    const int segment_end = begin <= 0 ? kTileRows - 1 - -begin % kTileRows : count;
+    if (closed ? end - begin > kTileRows : segment_end < end) {
+      Carried& carried = shared.carried;
+      __syncthreads();  // two groups can be so: one that ends where the tile begins, and the next
+      if (tid == 0) plan(carried, tile.begin + begin, tile.begin, tile.sequence_slot, tile.slot, segment_end < end);
+      __syncthreads();
+      const int terms = carried.joining + (closed ? carried.earlier : 0);
+      for (int i = tid; i < terms; i += blockDim.x) {
+        const int from = i < carried.joining ? carried.join[i] : carried.add[i - carried.joining];
+        while (load_acquire(&p.flags[from]) != tile.tag) pause(20);
+      }
+      __syncthreads();
+      const SumRows<typename F::Element> sums{p.sums, p.sums_stride};
+      if (!closed)
+        write_long(rows, carried, segment_end + 1, segment_end, nullptr, 1, sums, tile.slot);
+      else if (exists)
+        write_long(rows, carried, end, segment_end, values + group * p.dim, end - begin, sums, tile.slot);
+      if (!closed) return true;
+    } else if (closed && exists) {
+      write_short(rows, begin, end, values + group * p.dim);
+    }
+    if (!closed) return false;
+    begin = end;
   }
 }
 
-// The body of a block. kLags: lags of a pass, 2 where the window is 1, else 4.
-template <class F, int kLags, bool kAligned>
+// The body of a block. Dots: how rows are multiplied.
+template <class Dots>
 AP_DEVICE void pool_tile(const Params& p) {
   Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared_memory());
   const int tid = threadIdx.x;
@@ -299,31 +283,35 @@ AP_DEVICE void pool_tile(const Params& p) {
     if (tid == 0) shared.tile = drawn;
   }
   __syncthreads();
-  const Tile tile = shared.tile;
-  const auto rows = rows_of<F, kAligned>(p, tile, reinterpret_cast<uint4*>(dynamic_shared_memory() + kRowsAt));
+  const Tile& tile = shared.tile;
   const bool packed = p.layout == Layout::kPacked;
   const int final_slot = tile.sequence_slot + (tile.length > 0 ? tiles_of(tile.length) - 1 : 0);
   if (!packed && tile.slot > final_slot) {
-    if (tile.averages) fill_padding<F, kAligned>(p, tile, 0, 0, rows.chunks);
+    if (tile.averages) fill_padding(p, tile, rows_of<typename Dots::Rows>(p, tile), 0, 0);
     return;
   }
 
-  const Prefix before = tile.scans ? scan_tile<kLags>(p, tile, rows, shared) : await_scan(p, tile, final_slot, shared);
+  const Prefix before = tile.scans ? scan_tile<Dots>(p, tile, shared) : await_scan(p, tile, final_slot, shared);
   if (!tile.averages) return;
+  const auto rows = rows_of<typename Dots::Rows>(p, tile);  // anew: held meanwhile, it would cost 12 registers
   const uint32_t opens = openings(shared.k, before.open_rows, p.window);
   const int opened = __popc(opens), count = rows.end;
   const int64_t shift = p.layout == Layout::kLeftPadded ? p.rows - static_cast<int64_t>(shared.groups) : 0;
-  if (count > 0) write_groups(p, tile, rows, before.open_rows, before.opened + shift, opens, shared);
-  if (!packed)
-    fill_padding<F, kAligned>(p, tile, tile.begin - static_cast<int>(before.opened), count - opened, rows.chunks);
+  const bool hands_on =
+      count > 0 && write_groups(p, tile, rows, before.open_rows, before.opened + shift, opens, shared);
+  if (!packed) fill_padding(p, tile, rows, tile.begin - static_cast<int>(before.opened), count - opened);
   if (tid == 0) {
     if (packed && tile.slot == tile.sequence_slot) p.lengths[tile.sequence] = static_cast<int>(before.opened);
     if (packed && tile.slot == static_cast<int>(gridDim.x) - 1)
       p.lengths[p.batch] = clamped(static_cast<int>(before.opened) + opened, 0, p.rows);
     if (!packed && tile.slot == final_slot) p.lengths[tile.sequence] = static_cast<int>(before.opened) + opened;
   }
-  __syncthreads();
-  if (tid == 0) store_release(&p.flags[tile.slot], tile.tag);
+  if (hands_on) {
+    __syncthreads();
+    if (tid == 0) store_release(&p.flags[tile.slot], tile.tag);
+  } else if (tid == 0) {
+    store_relaxed(&p.flags[tile.slot], tile.tag);
+  }
 }
 
 }  // namespace affinity_pool::cuda

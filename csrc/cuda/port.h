@@ -17,8 +17,14 @@ AP_DEVICE uint64_t load_relaxed(const uint64_t* p) {
   asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
   return v;
 }
+AP_DEVICE void load_relaxed(const uint64_t* p, uint64_t& first, uint64_t& second) {  // at a multiple of 16
+  asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(p) : "memory");
+}
 AP_DEVICE void store_relaxed(uint64_t* p, uint64_t v) {
   asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+AP_DEVICE void store_relaxed(uint32_t* p, uint32_t v) {
+  asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
 AP_DEVICE uint32_t load_acquire(const uint32_t* p) {
   uint32_t v;
@@ -33,7 +39,7 @@ AP_DEVICE uint64_t fetch_add_relaxed(uint64_t* p, uint64_t v) {
   asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(v) : "memory");
   return old;
 }
-AP_DEVICE void pause() { __nanosleep(20); }
+AP_DEVICE void pause(unsigned nanoseconds) { __nanosleep(nanoseconds); }
 
 // 16 bytes at a time, at addresses that are multiples of 16.
 AP_DEVICE void copy_async(void* shared, const void* global) {
@@ -43,6 +49,12 @@ AP_DEVICE void copy_async(void* shared, const void* global) {
 AP_DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 AP_DEVICE uint4 load_constant(const void* p) { return __ldg(static_cast<const uint4*>(p)); }
 AP_DEVICE float4 load_exchanged(const float* p) { return __ldcg(reinterpret_cast<const float4*>(p)); }
+
+// A number that the compiler must not know.
+AP_DEVICE int opaque(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
 
 AP_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 AP_DEVICE uint32_t float_to_bits(float f) { return __float_as_uint(f); }
@@ -59,6 +71,22 @@ AP_DEVICE uint32_t pack_bfloat16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
 }
+
+// d += a b for a warp: a has 16 rows of 16 features, b eight columns, of 16-bit floats in pairs. With g = lane / 4 and
+// q = lane % 4, a lane gives of rows g and g + 8 the features 2q, 2q + 1 (a[0], a[1]) and 2q + 8, 2q + 9 (a[2], a[3]),
+// the same features of column g (b0, b1), and has of rows g (d[0], d[1]) and g + 8 (d[2], d[3]) columns 2q and 2q + 1.
+// Products are exact; sums have float32's 24 bits, but are cut where float32's would be rounded.
+#define AP_MATRIX_MULTIPLY_ADD(name, type)                                               \
+  AP_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                  \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "                   \
+                 "{%0, %1, %2, %3};"                                                     \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                        \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));        \
+  }
+AP_MATRIX_MULTIPLY_ADD(multiply_add_bfloat16, "bf16")
+AP_MATRIX_MULTIPLY_ADD(multiply_add_half, "f16")
+#undef AP_MATRIX_MULTIPLY_ADD
 
 AP_DEVICE unsigned char* dynamic_shared_memory() {
   extern __shared__ __align__(16) unsigned char affinity_pool_shared[];

@@ -1,13 +1,8 @@
-// Rows of a tile: their formats, where they lie, and their dot products.
+// Rows of a tile: their formats, and where they lie.
 //
-// A row is cut into chunks of 16 bytes; chunk c belongs to thread c % blockDim. Each thread copies its chunks of the
-// tile's rows, and of as many rows before them as fit, to shared memory, and is the only one to read them back: no
-// barrier. Rows that were not kept there come from L2.
-//
-// Dot products are taken 8 rows x L lags at a time (lag 0 is the squared norm) in 8 L registers. A row is loaded and
-// widened once and multiplied with itself and the L - 1 rows before it, which are still in registers. A dot product is
-// a chain of fused multiply-adds over a thread's chunks, then a tree over the lanes of a warp, then the warps in order:
-// the same for every pair, so it depends on the two rows alone.
+// A row is cut into chunks of 16 bytes; chunk c belongs to thread c % blockDim, so 32 chunks side by side to a warp. It
+// copies its chunks of the tile's rows, and of as many rows before them as fit, to shared memory, and no other warp
+// reads them: no barrier. Rows that were not kept there come from L2.
 #pragma once
 
 #include "params.h"
@@ -32,6 +27,9 @@ struct BFloat16 {
   AP_DEVICE static uint4 narrow(const float* f) {
     return {pack_bfloat16(f[0], f[1]), pack_bfloat16(f[2], f[3]), pack_bfloat16(f[4], f[5]), pack_bfloat16(f[6], f[7])};
   }
+  AP_DEVICE static void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    multiply_add_bfloat16(d, a, b0, b1);
+  }
 };
 
 struct Float16 {
@@ -47,6 +45,9 @@ struct Float16 {
   }
   AP_DEVICE static uint4 narrow(const float* f) {
     return {pack_half(f[0], f[1]), pack_half(f[2], f[3]), pack_half(f[4], f[5]), pack_half(f[6], f[7])};
+  }
+  AP_DEVICE static void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    multiply_add_half(d, a, b0, b1);
   }
 };
 
@@ -108,7 +109,8 @@ struct TileRows {
   int chunks;     // of a row
   int from, end;  // rows that belong to the tile or to the window before it
   int kept_from;  // rows from here on are in shared memory
-  uint4* kept;    // of row kept_from, chunk 0
+  int kept_stride;
+  uint4* kept;  // of row kept_from, chunk 0
 
   AP_DEVICE void keep() const {
     for (int r = kept_from > from ? kept_from : from; r < end; ++r) {
@@ -123,77 +125,24 @@ struct TileRows {
       }
     }
     if constexpr (kAligned) copies_wait();
+    __syncwarp();
   }
-  AP_DEVICE uint4* place(int r, int c) const { return kept + static_cast<int64_t>(r - kept_from) * chunks + c; }
+  AP_DEVICE uint4* place(int r, int c) const { return kept + (r - kept_from) * kept_stride + c; }
+  AP_DEVICE bool all_kept() const { return kept_from <= 0; }  // of the tile's own
 
   AP_DEVICE uint4 load(int r, int c) const {
     return r >= kept_from ? *place(r, c) : Chunks<F, kAligned>::load(first + r * stride, c, dim);
   }
-  AP_DEVICE void widen(int r, int c, float* f) const {
-    if (r < from || r >= end) {
-#pragma unroll
-      for (int e = 0; e < F::kElements; ++e) f[e] = 0;
-    } else {
-      F::widen(load(r, c), f);
-    }
+  // Of a row of the tile, kOwn: which was kept.
+  template <bool kOwn>
+  AP_DEVICE uint4 load(int r, int c) const {
+    if constexpr (kOwn)
+      return *place(r, c);
+    else
+      return load(r, c);
   }
+  // The nearest row that exists. What is computed of a row that stands in for one that does not is not looked at.
+  AP_DEVICE int existing(int r) const { return r < from ? from : r >= end ? end - 1 : r; }
 };
-
-// kValues sums over the lanes of a warp at once: lane l returns the sum of a[l % kValues]. 31 shuffles for 32 sums.
-template <int kValues, int kOffset = 16>
-AP_DEVICE float sum_over_lanes(float* a, int lane) {
-  if constexpr (kOffset >= kValues) {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) a[i] += __shfl_xor_sync(kAllLanes, a[i], kOffset);
-  } else {
-    const bool upper = lane & kOffset;
-#pragma unroll
-    for (int i = 0; i < kOffset; ++i) {
-      const float keep = upper ? a[i + kOffset] : a[i], send = upper ? a[i] : a[i + kOffset];
-      a[i] = keep + __shfl_xor_sync(kAllLanes, send, kOffset);
-    }
-  }
-  if constexpr (kOffset > 1)
-    return sum_over_lanes<kValues, kOffset / 2>(a, lane);
-  else
-    return a[0];
-}
-
-// Dot products of rows row..row + 8 with the rows lag..lag + kLags before them. In warp 0 lane i returns that of row
-// i / kLags and lag i % kLags; the other warps must pass a barrier before they call again.
-template <int kLags, bool kSelf, class F, bool kAligned>
-AP_DEVICE float dots(const TileRows<F, kAligned>& rows, int row, int lag, float (*warp_sums)[32]) {
-  constexpr int kSums = kTileRows * kLags;
-  float sum[kSums];
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) sum[i] = 0;
-  for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) {
-    float lagged[kLags][F::kElements];  // row r - lag is in place r % kLags
-#pragma unroll
-    for (int l = 1; l < kLags; ++l) rows.widen(row - lag - l, c, lagged[kLags - l]);
-#pragma unroll
-    for (int r = 0; r < kTileRows; ++r) {
-      rows.widen(row + r - lag, c, lagged[r % kLags]);
-      float own[F::kElements];
-      if constexpr (!kSelf) rows.widen(row + r, c, own);
-#pragma unroll
-      for (int l = 0; l < kLags; ++l) {
-        const float* a = kSelf ? lagged[r % kLags] : own;
-        const float* b = lagged[(r + kLags - l) % kLags];
-#pragma unroll
-        for (int e = 0; e < F::kElements; ++e) sum[r * kLags + l] = fmaf(a[e], b[e], sum[r * kLags + l]);
-      }
-    }
-  }
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  warp_sums[warp][lane] = sum_over_lanes<kSums>(sum, lane);
-  __syncthreads();
-  float total = 0;
-  if (warp == 0) {
-    total = warp_sums[0][lane];
-    for (int w = 1; w < static_cast<int>(blockDim.x) / 32; ++w) total += warp_sums[w][lane];
-  }
-  return total;
-}
 
 }  // namespace affinity_pool::cuda

@@ -44,8 +44,10 @@ def build(variant: str, folder: Path = ROOT / "build" / "emulator", kernel: Path
 
 def rules(variant: str, target: Path, kernel: Path) -> str:
     sanitizers, more_to_link = VARIANTS[variant], "-shared" if target.suffix == ".so" else ""
-    # A thread sanitizer must not watch the scheduler, which tells it what it needs to know.
-    sources = {"emulator": (HERE / "emulator.cpp", "-fno-sanitize=thread" if variant == "tsan" else "")}
+    # A thread sanitizer must not watch the machine, which tells it what it needs to know.
+    unwatched = "-fno-sanitize=thread" if variant == "tsan" else ""
+    sources = {name: (HERE / f"{name}.cpp", unwatched) for name in ("emulator", "matrix")}
+    sources["launch"] = (HERE / "launch.cpp", "")
     for form in FORMATS:
         for aligned in ("true", "false"):
             sources[f"{form}_{aligned}"] = (HERE / "kernel.cpp", f"-DFORMAT={form} -DALIGNED={aligned}")
@@ -53,7 +55,7 @@ def rules(variant: str, target: Path, kernel: Path) -> str:
         from torch.utils.cpp_extension import include_paths, library_paths
 
         headers = " ".join([f"-I{HERE / 'host'}", *(f"-isystem {path}" for path in include_paths())])
-        sources["launch"] = (HERE / "host" / "launch.cpp", headers)
+        sources["runtime"] = (HERE / "host" / "runtime.cpp", headers)
         sources["ops"] = (HERE / "host" / "ops.cpp", f"{headers} {HOST}")
         more_to_link += "".join(f" -L{path} -Wl,-rpath,{path}" for path in library_paths()) + " -ltorch_cpu -lc10"
     else:

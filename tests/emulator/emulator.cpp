@@ -79,6 +79,8 @@ struct Fiber {
   ucontext_t context;
 #endif
   bool barrier_result = false;
+  uint64_t stores_seen = 0;  // when it last waited
+  Operands operands;
   std::vector<PendingCopy> copies;
   void* asan = nullptr;
   void* tsan = nullptr;
@@ -89,6 +91,7 @@ struct Meeting {
   uint32_t mask = 0, arrived = 0;
   Collective kind = Collective::kSync;
   uint32_t value[32];
+  Operands operands[32];
 };
 struct Warp {
   Meeting meeting[2];
@@ -114,7 +117,7 @@ std::vector<Fiber*> ready, waiting;
 std::vector<char*> stacks;
 std::string error;
 bool failed;
-uint64_t random_state;
+uint64_t random_state, stores;
 
 #ifdef __x86_64__
 void* scheduler_stack;
@@ -319,13 +322,21 @@ void before_atomic() {
 }
 
 void after_store() {
+  ++stores;
   for (Fiber* f : waiting) wake(f);
   waiting.clear();
 }
 
 void wait() {
-  waiting.push_back(self);
-  sleep_as(State::kWaiting);
+  Fiber* f = self;
+  if (f->stores_seen == stores) {
+    waiting.push_back(f);
+    sleep_as(State::kWaiting);
+  } else {
+    ready.push_back(f);
+    sleep_as(State::kReady);
+  }
+  f->stores_seen = stores;
 }
 
 bool barrier(bool value, bool reduces) {
@@ -366,6 +377,7 @@ uint32_t collective(Collective kind, uint32_t mask, uint32_t value, int argument
   if (meeting.mask != mask || meeting.kind != kind || (mask & bit) == 0 || (meeting.arrived & bit) != 0)
     fail("diverged warp collective");
   meeting.value[f->lane] = value;
+  if (kind == Collective::kMultiply) std::copy_n(f->operands, std::size(f->operands), meeting.operands[f->lane]);
   meeting.arrived |= bit;
   if (meeting.arrived == mask) {
     warp.current = 1 - warp.current;
@@ -390,9 +402,17 @@ uint32_t collective(Collective kind, uint32_t mask, uint32_t value, int argument
       for (int i = 0; i < 32; ++i)
         if ((mask >> i & 1) != 0 && meeting.value[i] != 0) ballot |= 1u << i;
       return ballot;
+    case Collective::kMultiply:
+      return static_cast<uint32_t>(&meeting - warp.meeting);
     default:
       return 0;
   }
+}
+
+const Operands* exchange(const Operands& mine) {
+  std::copy_n(mine, std::size(mine), self->operands);
+  const uint32_t meeting = collective(Collective::kMultiply, 0xffffffffu, 0, 0);
+  return self->block->warps[self->warp].meeting[meeting].operands;
 }
 
 std::string run(const Launch& config, const std::function<void()>& kernel) {
@@ -402,6 +422,7 @@ std::string run(const Launch& config, const std::function<void()>& kernel) {
   for (int i = 0; i < 4; ++i) draw();
   error.clear();
   failed = false;
+  stores = 0;
   // Room for all, so that fibers do not allocate what belongs to the scheduler.
   ready.clear();
   ready.reserve(static_cast<size_t>(config.grid) * config.block);

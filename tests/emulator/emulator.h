@@ -37,12 +37,14 @@ struct Thread {
 };
 extern Thread* current;
 
-enum class Collective { kShuffleXor, kShuffle, kBallot, kSync };
+enum class Collective { kShuffleXor, kShuffle, kBallot, kSync, kMultiply };
 uint32_t collective(Collective kind, uint32_t mask, uint32_t value, int argument);
+using Operands = uint32_t[6];                    // what a lane gives to a matrix multiplication
+const Operands* exchange(const Operands& mine);  // of all lanes, until the warp's next collective but one
 bool barrier(bool value, bool reduces);
 void before_atomic();  // other threads may run first
 void after_store();    // who waits looks again
-void wait();           // until someone stores
+void wait();           // until someone has stored since the thread last waited
 void fail(const char* what);
 
 template <class T>
@@ -102,7 +104,13 @@ inline uint64_t load_relaxed(const uint64_t* p) {
   emulator::before_atomic();
   return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
-inline void store_relaxed(uint64_t* p, uint64_t v) {
+inline void load_relaxed(const uint64_t* p, uint64_t& first, uint64_t& second) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) emulator::fail("misaligned 16-byte load");
+  first = load_relaxed(p);
+  second = load_relaxed(p + 1);
+}
+template <class Word>
+void store_relaxed(Word* p, Word v) {
   emulator::before_atomic();
   __atomic_store_n(p, v, __ATOMIC_RELAXED);
   emulator::after_store();
@@ -120,13 +128,15 @@ inline uint64_t fetch_add_relaxed(uint64_t* p, uint64_t v) {
   emulator::before_atomic();
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
-inline void pause() { emulator::wait(); }
+inline void pause(unsigned) { emulator::wait(); }
 
 // An asynchronous copy must not be read before the wait: until then its place holds something else.
 void copy_async(void* shared, const void* global);
 void copies_wait();
 inline uint4 load_constant(const void* p) { return emulator::load_aligned<uint4>(p); }
 inline float4 load_exchanged(const float* p) { return emulator::load_aligned<float4>(p); }
+
+inline int opaque(int v) { return v; }
 
 inline float bits_to_float(uint32_t bits) {
   float f;
@@ -156,6 +166,9 @@ inline uint32_t pack_bfloat16(float low, float high) {
   };
   return rounded(low) | rounded(high) << 16;
 }
+
+void multiply_add_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 inline unsigned char* dynamic_shared_memory() { return emulator::current->shared; }
 

@@ -6,9 +6,9 @@ namespace emulator {
 using namespace affinity_pool::cuda;
 
 template <class F, bool kAligned>
-std::string run_kernel(const Params& params, const Launch& launch) {
-  return params.window == 1 ? run(launch, [&] { pool_tile<F, 2, kAligned>(params); })
-                            : run(launch, [&] { pool_tile<F, 4, kAligned>(params); });
+std::string run_kernel(const Params& params, const Launch& config) {
+  return with_dots<F, kAligned>(params.window,
+                                [&](auto dots) { return run(config, [&] { pool_tile<decltype(dots)>(params); }); });
 }
 
 template std::string run_kernel<FORMAT, ALIGNED>(const Params&, const Launch&);

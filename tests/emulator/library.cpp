@@ -9,51 +9,35 @@ namespace emulator {
 
 using namespace affinity_pool::cuda;
 
-template <class F, bool kAligned>
-std::string run_kernel(const Params& params, const Launch& launch);
-
 namespace {
 
-struct Workspace {
-  uint64_t slots_drawn = 0xfffffff0ull << 32;  // sixteen launches before their number starts again
-  std::vector<TileStatus> tiles;
-  std::vector<uint32_t> flags;
+// Sixteen launches before their tags start again.
+constexpr uint64_t kDrawn = (kTags - 16ull) << 32;
 
-  void reserve(size_t slots) {
-    if (slots <= tiles.size()) return;
-    tiles.assign(slots, TileStatus{});
-    flags.assign(slots, 0);
-  }
+struct alignas(16) Line {
+  char bytes[16];
 };
-Workspace workspace;
+std::vector<Line> workspace;
+int64_t slots_of_workspace = 0;
 
 }  // namespace
 
-std::string pool(Params p, Dtype dtype, Launch launch) {
+std::string pool(Params p, Dtype dtype, Launch config) {
   const int64_t slots = slots_of(p.layout, p.batch, p.rows);
-  const int element_bytes = dtype == Dtype::kFloat32 ? 4 : 2, chunks = chunks_of(p.dim, element_bytes);
-  workspace.reserve(slots);
-  p.slots_drawn = &workspace.slots_drawn;
-  p.tiles = workspace.tiles.data();
-  p.flags = workspace.flags.data();
-  p.sums_stride = static_cast<int64_t>(chunks) * (kChunkBytes / element_bytes);
+  const bool grows = slots > slots_of_workspace;
+  if (grows) {
+    slots_of_workspace = slots;
+    workspace.assign(static_cast<size_t>(workspace_bytes(slots)) / sizeof(Line) + 1, Line{});
+  }
+  lend_workspace(p, workspace.data(), slots_of_workspace);
+  if (grows) *p.slots_drawn = kDrawn;
+  const int element_bytes = dtype == Dtype::kFloat32 ? 4 : 2;
+  p.sums_stride = static_cast<int64_t>(chunks_of(p.dim, element_bytes)) * (kChunkBytes / element_bytes);
   float* sums = static_cast<float*>(std::aligned_alloc(64, (slots * p.sums_stride * 4 + 63) / 64 * 64));
   for (int64_t i = 0; i < slots * p.sums_stride; ++i) sums[i] = std::numeric_limits<float>::quiet_NaN();
   p.sums = sums;
-  launch.grid = static_cast<unsigned>(blocks_of(p));
-  launch.block = static_cast<unsigned>(threads_of(chunks));
-  launch.shared_bytes = shared_bytes(p.kept_rows, chunks);
-  std::string error;
-  if (launch.grid > 0) {
-    const bool whole = is_aligned(p, element_bytes);
-    if (dtype == Dtype::kFloat32)
-      error = whole ? run_kernel<Float32, true>(p, launch) : run_kernel<Float32, false>(p, launch);
-    else if (dtype == Dtype::kFloat16)
-      error = whole ? run_kernel<Float16, true>(p, launch) : run_kernel<Float16, false>(p, launch);
-    else
-      error = whole ? run_kernel<BFloat16, true>(p, launch) : run_kernel<BFloat16, false>(p, launch);
-  }
-  if (!error.empty()) workspace = Workspace{};  // left in the middle of a launch
+  const std::string error = launch(p, dtype, config);
+  if (!error.empty()) slots_of_workspace = 0;  // left in the middle of a launch
   std::free(sums);
   return error;
 }
