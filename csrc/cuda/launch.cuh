@@ -1,6 +1,9 @@
 // The kernel's entry points for one format and how many rows a block keeps: included by one file a format.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+
 #include "launch.h"
 #include "pooling.cuh"
 
@@ -15,51 +18,71 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerMultiprocessor)
   pool_tile<Dots>(p);
 }
 
+struct Device {
+  int number = 0, multiprocessors = 0, shared_bytes = 0, shared_bytes_of_block = 0, reserved_bytes_of_block = 0;
+
+  cudaError_t read() {
+    cudaError_t error = cudaGetDevice(&number);
+    const auto ask = [&](int& value, cudaDeviceAttr attribute) {
+      if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, number);
+    };
+    ask(multiprocessors, cudaDevAttrMultiProcessorCount);
+    ask(shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    ask(shared_bytes_of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    ask(reserved_bytes_of_block, cudaDevAttrReservedSharedMemoryPerBlock);
+    return error;
+  }
+};
+
 // Rows of a tile and before it that go to shared memory: the tile's own with as many blocks on a multiprocessor as the
 // grid can fill, then what fits of the window. A row that is not kept is read from L2 again; results do not change.
-inline cudaError_t choose_kept_rows(Params& p, int64_t blocks, int chunks) {
-  int device = 0, multiprocessors = 0, per_multiprocessor = 0, per_block = 0, reserved = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  const auto read = [&](int& value, cudaDeviceAttr attribute) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
-  };
-  read(multiprocessors, cudaDevAttrMultiProcessorCount);
-  read(per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-  read(per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  read(reserved, cudaDevAttrReservedSharedMemoryPerBlock);
-  if (error != cudaSuccess) return error;
-  const int64_t wanted = (blocks + multiprocessors - 1) / multiprocessors;
-  for (int64_t side_by_side = wanted < kBlocksPerMultiprocessor ? wanted : kBlocksPerMultiprocessor;; --side_by_side) {
-    int64_t room = per_multiprocessor / side_by_side - reserved;
-    if (room > per_block) room = per_block;
-    const int64_t rows = (room - kRowsAt) / (static_cast<int64_t>(kept_stride_of(chunks)) * kChunkBytes);
+inline int choose_kept_rows(const Device& device, int64_t blocks, int chunks, int window) {
+  const int64_t row_bytes = static_cast<int64_t>(kept_stride_of(chunks)) * kChunkBytes;
+  const int64_t wanted = (blocks + device.multiprocessors - 1) / device.multiprocessors;
+  for (int64_t side_by_side = std::min<int64_t>(wanted, kBlocksPerMultiprocessor);; --side_by_side) {
+    const int64_t share = device.shared_bytes / side_by_side - device.reserved_bytes_of_block;
+    const int64_t rows = (std::min<int64_t>(share, device.shared_bytes_of_block) - kRowsAt) / row_bytes;
     if (rows < kTileRows && side_by_side > 1) continue;
-    const int64_t most = kTileRows + p.window;
-    p.kept_rows = static_cast<int>(rows < 0 ? 0 : rows < most ? rows : most);
-    return cudaSuccess;
+    return static_cast<int>(std::clamp<int64_t>(rows, 0, kTileRows + window));
   }
+}
+
+// Of the kernel, once a device: without being asked, the driver may leave a block 48 KB of shared memory, and a
+// multiprocessor less than its blocks could fill.
+template <class Dots>
+cudaError_t ask_for_shared_memory(const Device& device) {
+  static std::atomic<uint64_t> asked{0};  // a bit a device
+  const uint64_t bit = device.number < 64 ? uint64_t{1} << device.number : 0;
+  if ((asked.load() & bit) != 0) return cudaSuccess;
+  cudaError_t error = cudaSuccess;
+  const auto set = [&](cudaFuncAttribute attribute, int value) {
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(affinity_pool<Dots>, attribute, value);
+  };
+  set(cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes_of_block);
+  set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  if (error == cudaSuccess) asked |= bit;
+  return error;
 }
 
 template <class F>
 cudaError_t launch(Params p, cudaStream_t stream) {
+  Device device;
+  cudaError_t error = device.read();
+  if (error != cudaSuccess) return error;
   constexpr int kElementBytes = sizeof(typename F::Element);
   const int chunks = chunks_of(p.dim, kElementBytes);
   const int64_t blocks = blocks_of(p);
-  cudaError_t error = choose_kept_rows(p, blocks, chunks);
-  if (error != cudaSuccess) return error;
-  const auto kernel_of = [](auto dots) { return reinterpret_cast<const void*>(affinity_pool<decltype(dots)>); };
-  const void* kernel =
-      is_aligned(p, kElementBytes) ? with_dots<F, true>(p.window, kernel_of) : with_dots<F, false>(p.window, kernel_of);
+  p.kept_rows = choose_kept_rows(device, blocks, chunks, p.window);
   const size_t bytes = shared_bytes(p.kept_rows, chunks);
-  // Without being asked, the driver may leave shared memory for fewer blocks than fit, or a block 48 KB.
-  const auto set = [&](cudaFuncAttribute attribute, int value) {
-    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, attribute, value);
+  const auto start = [&](auto dots) {
+    using Dots = decltype(dots);
+    error = ask_for_shared_memory<Dots>(device);
+    if (error != cudaSuccess) return error;
+    void* arguments[] = {&p};
+    return cudaLaunchKernel(reinterpret_cast<const void*>(affinity_pool<Dots>), static_cast<unsigned>(blocks),
+                            threads_of(chunks), arguments, bytes, stream);
   };
-  set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-  set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  if (error != cudaSuccess) return error;
-  void* arguments[] = {&p};
-  return cudaLaunchKernel(kernel, static_cast<unsigned>(blocks), threads_of(chunks), arguments, bytes, stream);
+  return is_aligned(p, kElementBytes) ? with_dots<F, true>(p.window, start) : with_dots<F, false>(p.window, start);
 }
 
 }  // namespace affinity_pool::cuda

@@ -72,27 +72,51 @@ AP_DEVICE void add_sum(const float* sums, float* total) {
   }
 }
 
-// kKept: the rows are in shared memory.
+// Chunks c, c + blockDim ... of the mean of rows begin..end. kKept: they are in shared memory.
+template <int kAtOnce, bool kKept, class F, bool kAligned>
+AP_DEVICE void write_chunks(const TileRows<F, kAligned>& rows, int c, int begin, int end, float scale,
+                            typename F::Element* value) {
+  constexpr int kElements = F::kElements;
+  uint4 chunk[kAtOnce];
+  const auto load = [&](int r) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) chunk[i] = rows.template load<kKept>(r, c + i * static_cast<int>(blockDim.x));
+  };
+  load(begin);
+  if (end - begin > 1) {
+    float sum[kAtOnce][kElements];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) F::widen(chunk[i], sum[i]);
+#pragma unroll 1
+    for (int r = begin + 1; r < end; ++r) {
+      load(r);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        float row[kElements];
+        F::widen(chunk[i], row);
+#pragma unroll
+        for (int e = 0; e < kElements; ++e) sum[i][e] += row[e];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) sum[i][e] = fmaf(sum[i][e], scale, 0.0f);  // begun with 0, it is never -0
+      chunk[i] = F::narrow(sum[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i)
+    Chunks<F, kAligned>::store(value, c + i * static_cast<int>(blockDim.x), rows.dim, chunk[i]);
+}
+
 template <bool kKept, class F, bool kAligned>
 AP_DEVICE void write_short(const TileRows<F, kAligned>& rows, int begin, int end, typename F::Element* value) {
-  constexpr int kElements = F::kElements;
+  const int threads = blockDim.x;
   const float scale = 1.0f / static_cast<float>(end - begin);
-  for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) {
-    uint4 chunk = rows.template load<kKept>(begin, c);
-    if (end - begin > 1) {
-      float sum[kElements], row[kElements];
-      F::widen(chunk, sum);
-      for (int r = begin + 1; r < end; ++r) {
-        F::widen(rows.template load<kKept>(r, c), row);
-#pragma unroll
-        for (int e = 0; e < kElements; ++e) sum[e] += row[e];
-      }
-#pragma unroll
-      for (int e = 0; e < kElements; ++e) sum[e] = fmaf(sum[e], scale, 0.0f);  // a sum that begins with 0 is never -0
-      chunk = F::narrow(sum);
-    }
-    Chunks<F, kAligned>::store(value, c, rows.dim, chunk);
-  }
+  int c = threadIdx.x;
+  for (; c + threads < rows.chunks; c += 2 * threads) write_chunks<2, kKept>(rows, c, begin, end, scale, value);
+  if (c < rows.chunks) write_chunks<1, kKept>(rows, c, begin, end, scale, value);
 }
 
 // The mean of rows begin..end, eight at most.
@@ -135,8 +159,7 @@ AP_DEVICE void write_long(const TileRows<F, kAligned>& rows, const Carried& carr
     if (value == nullptr) {
       float* to = sums.of(slot, c);
 #pragma unroll
-      for (int e = 0; e < kElements; e += 4)
-        *reinterpret_cast<float4*>(to + e) = {block[e], block[e + 1], block[e + 2], block[e + 3]};
+      for (int e = 0; e < kElements; e += 4) store_wide(to + e, Float32::narrow(block + e));
       continue;
     }
     float total[kElements] = {};

@@ -7,22 +7,24 @@
 //
 // A block takes its slot from a counter, not from blockIdx, and waits for lower slots only: whatever the order in which
 // blocks are started, the ones waited for have started. It then
-//   1. brings its rows, and those of the window before them, to shared memory with asynchronous copies;   rows.cuh
-//   2. takes dot products, eight rows by four lags at a time, until each row has its nearest match k(t);
-//   3. publishes eight bytes of k(t), looks back for the groups before it and publishes its own prefix;   scan.cuh
+//   1. brings its rows, and as many of the window before them as fit, to shared memory with asynchronous copies;
+//                                                                                                         rows.cuh
+//   2. takes dot products, pass by pass, until each row has its nearest match k(t);          dots.cuh,
+//   nearest_match.cuh
+//   3. publishes its eight k(t), looks back for the groups before it and publishes its own prefix;        scan.cuh
 //   4. writes the means of the groups that end in it, from shared memory, and hands on what does not end. means.cuh
 // Right-aligned results need the number of groups first. There a sequence's slots are drawn twice: once for 1 to 3, and
 // once, behind them, for 4, when the rows are still in L2.
 //
 // Traffic. x comes from memory once and values goes there once. L2 serves the window's rows before each tile once more
-// (11 rows for 8 at window 3), up to seven rows of a group of more than eight that began in another tile, and the sums
-// of such groups, in float32. A padded result has as many rows as its input: a tile whose rows merge writes the zeros.
+// (11 rows for 8 at window 3), up to seven rows of a group that began in another tile, and the sums of groups of more
+// than eight, in float32. A padded result has as many rows as its input: a tile whose rows merge writes the zeros.
 //
 // Determinism. No atomics but the counter of slots. Every sum has an order that its own rows decide.
 //
-// Workspace: the counter, 32 bytes and a flag a slot, zero before the first launch ever. The counter's upper half is
-// the number of launches that have used the workspace, so their tags differ and nothing has to be cleared: the block
-// that draws the last slot begins the next number. Launches that share one must not overlap: one a stream.
+// Workspace: the counter and 28 bytes a slot, zero before the first launch ever. The counter's upper half is the number
+// of launches that have used the workspace, so their tags differ and nothing has to be cleared between them: the block
+// that draws the last slot begins the next number. Launches that share one must not overlap: one a stream, or a graph.
 #pragma once
 
 #include "means.cuh"

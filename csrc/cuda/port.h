@@ -48,6 +48,9 @@ AP_DEVICE void copy_async(void* shared, const void* global) {
 }
 AP_DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 AP_DEVICE uint4 load_constant(const void* p) { return __ldg(static_cast<const uint4*>(p)); }
+AP_DEVICE void store_wide(void* p, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
 AP_DEVICE float4 load_exchanged(const float* p) { return __ldcg(reinterpret_cast<const float4*>(p)); }
 
 // A number that the compiler must not know.

@@ -88,7 +88,7 @@ struct Chunks {
   AP_DEVICE static void store(Element* row, int c, int dim, uint4 chunk) {
     Element* p = row + c * F::kElements;
     if constexpr (kAligned) {
-      *reinterpret_cast<uint4*>(p) = chunk;
+      store_wide(p, chunk);
     } else {
       const uint32_t word[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
@@ -113,15 +113,18 @@ struct TileRows {
   uint4* kept;  // of row kept_from, chunk 0
 
   AP_DEVICE void keep() const {
-    for (int r = kept_from > from ? kept_from : from; r < end; ++r) {
-      const Element* row = first + r * stride;
-      uint4* to = place(r, 0);
+    const int begin = kept_from > from ? kept_from : from;
+    for (int c = threadIdx.x; c < chunks; c += blockDim.x) {
+      const Element* row = first + begin * stride;
+      uint4* to = place(begin, c);
 #pragma unroll 4
-      for (int c = threadIdx.x; c < chunks; c += blockDim.x) {
+      for (int r = begin; r < end; ++r) {
         if constexpr (kAligned)
-          copy_async(to + c, row + c * F::kElements);
+          copy_async(to, row + c * F::kElements);
         else
-          to[c] = Chunks<F, kAligned>::load(row, c, dim);
+          *to = Chunks<F, kAligned>::load(row, c, dim);
+        row += stride;
+        to += kept_stride;
       }
     }
     if constexpr (kAligned) copies_wait();

@@ -76,18 +76,20 @@ struct Passage {
   }
 };
 
+// Without a branch: in a warp, lanes differ in all of it.
 AP_DEVICE Passage walk(TileMatches k, int state, int window, int rows_before) {
-  OpenGroup group{window, state + 1};
-  uint32_t opened = 0, last = 0;
+  int length = state + 1, opened = 0, last = 0;
 #pragma unroll
   for (int r = 0; r < kTileRows; ++r) {
-    if (k[r] == 0) continue;
-    if (group.opens(k[r])) {
-      ++opened;
-      last = static_cast<uint32_t>(rows_before + r + 1);
-    }
+    const int nearest = k[r];
+    const bool opens = nearest > length;  // as OpenGroup has it; where there is no row, 0 opens nothing
+    const int longer = length < window ? length + 1 : window;
+    length = opens ? 1 : nearest == 0 ? length : longer;
+    opened += opens;
+    last = opens ? rows_before + r + 1 : last;
   }
-  return {last * Passage::kLast + opened * Passage::kOpened + static_cast<uint32_t>(group.length - 1)};
+  return {static_cast<uint32_t>(last) * Passage::kLast + static_cast<uint32_t>(opened) * Passage::kOpened +
+          static_cast<uint32_t>(length - 1)};
 }
 
 // Of the 32 tiles that a warp watches: whose k(t) are there, and whose prefix.

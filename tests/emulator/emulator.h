@@ -134,6 +134,10 @@ inline void pause(unsigned) { emulator::wait(); }
 void copy_async(void* shared, const void* global);
 void copies_wait();
 inline uint4 load_constant(const void* p) { return emulator::load_aligned<uint4>(p); }
+inline void store_wide(void* p, uint4 v) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) emulator::fail("misaligned 16-byte store");
+  *static_cast<uint4*>(p) = v;
+}
 inline float4 load_exchanged(const float* p) { return emulator::load_aligned<float4>(p); }
 
 inline int opaque(int v) { return v; }
