@@ -44,8 +44,8 @@ sanitize: $(VENV)/installed ## the CUDA kernel's source on the CPU, long, under 
 bench: $(VENV)/installed ## time the op against copying, the paper's loop and torch
 	$(BIN)/affinity-pool bench
 
-gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize, time (STAGES="bench cost" for some)
-	$(PYTHON) benchmarks/gpu_check.py $(STAGES)
+gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize, time (STAGES="bench cost" OUT=folder LIMIT=570)
+	exec $(PYTHON) benchmarks/gpu_check.py $(STAGES) $(if $(OUT),--out "$(OUT)") $(if $(LIMIT),--limit $(LIMIT))
 
 train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
 	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh

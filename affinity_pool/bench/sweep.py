@@ -46,7 +46,8 @@ def run(
     Args:
         suite: one of ``SUITES``.
         threads: keep the cases with these numbers of threads. None named: all cases of the suite.
-        out: the file to write; what there is after each case is beside it until then, as ``NAME.partial.json``.
+        out: the file to write. Until it is whole, the cases done so far are beside it as ``NAME.partial.json``, which
+            says ``"partial": true``.
         rounds: turns of every contender; slow ones take part in fewer.
         seconds: about how long one contender may take in one case.
         contenders: keep these of ``CONTENDERS``. None named: all of the suite.
@@ -72,8 +73,7 @@ def run(
         for record in SUITES[suite](options):
             results["results"].append(record)
             if partial is not None:
-                partial.parent.mkdir(parents=True, exist_ok=True)
-                partial.write_text(json.dumps(results, indent=1) + "\n")
+                replace_file(partial, {**results, "partial": True})
     except WrongOutputError:
         if partial is not None:
             partial.unlink(missing_ok=True)
@@ -82,9 +82,17 @@ def run(
         torch.set_num_threads(before)
     results["provenance"]["load_average_after"] = load_average()
     if out is not None and partial is not None:
-        partial.write_text(json.dumps(results, indent=1) + "\n")
-        partial.rename(out)
+        replace_file(out, results)
+        partial.unlink(missing_ok=True)
     return results
+
+
+def replace_file(path: Path, results: Record) -> None:
+    """Write ``path`` so that whoever reads it, or ends this process, finds the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.stem}.partial.json")  # a name that git ignores
+    fresh.write_text(json.dumps(results, indent=1) + "\n")
+    fresh.replace(path)
 
 
 def target(options: Options) -> Iterable[Record]:
@@ -178,6 +186,7 @@ SUITES: dict[str, Callable[[Options], Iterable[Record]]] = {
     "sweep": sweep,
     "overhead": overhead,
     "instruction-sets": instruction_sets,
-    "gpu": gpu.headline,
+    "gpu-headline": gpu.headline,
+    "gpu": gpu.contenders,
     "gpu-sweep": gpu.sweep,
 }

@@ -50,6 +50,8 @@ def origin(results: Record, source: str | None) -> str:
         p["date"][:10],
         f"medians of up to {results['method']['rounds']} interleaved rounds",
     ]
+    if results.get("partial"):
+        facts.insert(0, f"**partial, {len(results['results'])} cases**")
     return f"{', '.join(facts)}" + (f": [{source}]({source})" if source else "") + "."
 
 
@@ -186,6 +188,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "sweep": sweep_table,
     "overhead": overhead_table,
     "instruction-sets": instruction_set_table,
+    "gpu-headline": gpu_table,
     "gpu": gpu_table,
     "gpu-sweep": gpu_sweep_table,
     "cost": cost_table,

@@ -71,7 +71,10 @@ def test_a_wrong_output_ends_the_suite(monkeypatch: pytest.MonkeyPatch, name: st
         gpu.measure(CASE, ("clone", "ours", "vectorised"), BRIEF)
 
 
-@pytest.mark.parametrize("suite", ["gpu", "gpu-sweep"])
+SUITES = ["gpu-headline", "gpu", "gpu-sweep"]
+
+
+@pytest.mark.parametrize("suite", SUITES)
 def test_the_suites_refuse_a_cpu(suite: str) -> None:
     with pytest.raises(ValueError, match="this suite times a GPU: device must be cuda, got 'cpu'"):
         run(suite)
@@ -103,7 +106,7 @@ def cuda_record(case: Case, **us: float) -> dict[str, Any]:
     return {"case": asdict(case), "contenders": contenders}
 
 
-@pytest.mark.parametrize("suite", ["gpu", "gpu-sweep"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_results_have_a_table(suite: str) -> None:
     records = [
         cuda_record(Case(1500, dtype="bfloat16"), clone=6.0, ours=9.0),
@@ -123,11 +126,13 @@ def test_results_have_a_table(suite: str) -> None:
         "sources": "0123456789abcdef",
         "date": "2026-01-01T00:00",
     }
-    table = render({"suite": suite, "provenance": origin, "method": {"rounds": 5}, "results": records})
-    assert "A GPU, 1 cores, torch 2.11, sources 0123456789abcdef, 2026-01-01" in table
+    results = {"suite": suite, "provenance": origin, "method": {"rounds": 5}, "results": records}
+    table = render(results)
+    assert "\n\nA GPU, 1 cores, torch 2.11, sources 0123456789abcdef, 2026-01-01" in table
+    assert "\n\n**partial, 3 cases**, A GPU, 1 cores" in render({**results, "partial": True})
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1, "every line has every column"
-    if suite == "gpu":
+    if suite != "gpu-sweep":
         assert "| 1500 | bfloat16 | 8 us | 10 us | **1.25** | 80 % | 9 us | **1.50** |" in table
         assert "failed | failed | 50x" in table
     else:
@@ -164,3 +169,33 @@ def test_a_file_has_its_name_when_it_is_whole(
     else:
         run("gpu", out=tmp_path / "r.json")
     assert {p.name: len(json.loads(p.read_text())["results"]) for p in tmp_path.iterdir()} == left
+
+
+def test_each_case_is_in_the_file_before_the_next_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever ends the process then."""
+    seen = []
+
+    def suite(options: Options) -> Any:
+        for case in range(3):
+            seen.append({p.name: json.loads(p.read_text()) for p in tmp_path.iterdir()})
+            yield {"case": case}
+
+    monkeypatch.setitem(sweep.SUITES, "gpu", suite)
+    run("gpu", out=tmp_path / "r.json")
+    assert seen[0] == {}
+    for done, files in enumerate(seen[1:], start=1):
+        assert list(files) == ["r.partial.json"]
+        assert files["r.partial.json"]["partial"] is True
+        assert len(files["r.partial.json"]["results"]) == done
+    assert "partial" not in json.loads((tmp_path / "r.json").read_text())
+
+
+def test_the_headline_is_30_s_of_audio_and_half_a_gigabyte(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan: list[Any] = []
+    monkeypatch.setattr(gpu, "measure_all", lambda cases, options: plan.extend(cases))
+    gpu.headline(BRIEF)
+    assert {(case.tokens, case.dim, case.dtype) for case, _ in plan} == {
+        (750, 4096, "bfloat16"),
+        (65536, 4096, "bfloat16"),
+    }
+    assert {names for _, names in plan} == {("clone", "ours", "triton")}

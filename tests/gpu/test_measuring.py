@@ -1,4 +1,7 @@
-"""The benchmarks and the full-size study, on small inputs: that they run on a GPU and time what they say they time."""
+"""The benchmarks and the full-size study, on small inputs: that they run on a GPU and time what they say they time.
+
+Run by itself, without pytest-xdist: who else uses the GPU meanwhile changes the times.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +80,9 @@ def test_a_graph_takes_its_inputs_in_turn() -> None:
 
 
 def test_a_graph_costs_what_the_device_takes_and_eager_calls_what_the_host_takes() -> None:
-    """For a kernel that hardly takes time; and both the same for one that takes long."""
-    for size, low, high in ((1 << 10, 1.2, 1000), (1 << 28, 0.9, 1.1)):
+    """For a kernel that hardly takes time; and both the same for one that takes long. A sample divided by a wrong
+    number of calls is off by a factor of ten or more: the bounds leave room for clocks that change meanwhile."""
+    for size, low, high in ((1 << 10, 1.1, 1000), (1 << 28, 0.7, 1.4)):
         x = torch.randn(size, device="cuda")
         graph, _ = captured(torch.clone, [x], 20)
         samples = interleave({"eager": Call(torch.clone), "graph": graph}, [x], rounds=10, seconds=0.2)
