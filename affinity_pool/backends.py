@@ -7,6 +7,7 @@ nvcc, for CUDA. Python registers what stands in for them: the Triton kernels on 
 from __future__ import annotations
 
 import ctypes
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -86,7 +87,20 @@ def _cuda() -> tuple[bool, str, str]:
         return False, "cuda", "not built: the install found no nvcc; reinstall with nvcc on the PATH or CUDA_HOME set"
     if torch.version.cuda is None or not torch.cuda.is_available():
         return False, "cuda", f"built for {_architectures}, but torch sees no NVIDIA GPU here"
-    return True, "cuda", f"CUDA kernel, built for {_architectures}"
+    gpus = [torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())]
+    unserved = ", ".join(f"GPU {i} (sm_{a}{b})" for i, (a, b) in enumerate(gpus) if not _runs_on((a, b)))
+    if not any(map(_runs_on, gpus)):
+        return False, "cuda", f"built for {_architectures}, which no GPU here runs: {unserved}"
+    return True, "cuda", f"CUDA kernel, built for {_architectures}" + (f"; not for {unserved}" if unserved else "")
+
+
+def _runs_on(capability: tuple[int, int]) -> bool:
+    """Whether the library has code for a GPU: machine code of its generation and no later, or PTX no later."""
+    for major, minor, its_own, ptx in re.findall(r"sm_(\d+)(\d)(a?)( and PTX)?", _architectures):
+        built = (int(major), int(minor))
+        if built == capability or (not its_own and built <= capability and (ptx or built[0] == capability[0])):
+            return True
+    return False
 
 
 def _instruction_set() -> str:
@@ -112,6 +126,7 @@ def _triton_or_reference(op: str) -> Implementation:
 
 
 _current = ""
+_gpus_are_older = False  # than all code in the library
 _replacements: torch.library.Library | None = None
 
 
@@ -126,7 +141,7 @@ def _replace(name: str) -> None:
         chosen = {"CPU": ops.REFERENCE.__getitem__, "CUDA": ops.REFERENCE.__getitem__}
     elif name == "triton":
         chosen = {"CUDA": _triton}
-    elif not _architectures:
+    elif not _architectures or _gpus_are_older:
         chosen = {"CUDA": _triton_or_reference}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
@@ -137,6 +152,19 @@ def _replace(name: str) -> None:
 
 
 _replace("auto")
+
+
+def _look_at_the_gpus() -> None:
+    """To ask for a GPU on import would bind every process to one: torch calls this when it first does."""
+    global _gpus_are_older
+    gpus = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+    _gpus_are_older = not any(map(_runs_on, gpus))
+    if _gpus_are_older and _current == "auto":
+        _replace("auto")
+
+
+if _architectures and torch.version.cuda is not None:
+    torch.cuda._lazy_call(_look_at_the_gpus)
 
 
 def use(name: str) -> AbstractContextManager[None]:
@@ -176,6 +204,6 @@ def serving(device: torch.device) -> str:
         return "reference"
     if device.type == "cpu":
         return "cpu" if _library is not None else "reference"
-    if _architectures and _current != "triton":
+    if _architectures and _current != "triton" and not _gpus_are_older:
         return "cuda"
     return "triton" if triton_kernels.missing() is None else "reference"

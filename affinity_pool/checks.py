@@ -10,12 +10,15 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_WINDOW = 32
+MAX_ENTRIES = 2**31 - 1
 
 
 def check_pool(x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int) -> None:
     """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool` takes."""
     check_rows(x, "[N, D]")
     check_index("cu_seqlens", cu_seqlens, x)
+    if cu_seqlens is not None:
+        check_sequences(cu_seqlens.shape[0], x.shape[0])
     check_mergeable(mergeable, x)
     check_rule(threshold, window)
 
@@ -81,11 +84,19 @@ def check_index(name: str, index: Tensor | None, x: Tensor, size: int | None = N
         raise TypeError(f"{name} must be int32, got {index.dtype}")
     if index.dim() != 1:
         raise ValueError(f"{name} must have one dimension, got shape {list(index.shape)}")
-    if size is None and index.shape[0] == 0:
-        raise ValueError(f"{name} must have B + 1 entries for B sequences, so at least one, got none")
     if size is not None and index.shape[0] != size:
         raise ValueError(f"{name} must have one entry for each of the {size} sequences of x, got {index.shape[0]}")
     _check_device(name, index, x)
+
+
+def check_sequences(entries: int, rows: int) -> None:
+    """Raise unless cu_seqlens of so many entries can be right for so many rows, whatever it holds."""
+    if entries == 0:
+        raise ValueError("cu_seqlens must have B + 1 entries for B sequences, so at least one, got none")
+    if entries > MAX_ENTRIES:
+        raise ValueError(f"cu_seqlens must have fewer than 2^31 entries, got {entries}")
+    if entries == 1 and rows > 0:
+        raise ValueError(f"cu_seqlens must end at the {rows} rows of x, got 0")
 
 
 def check_cu_seqlens(bounds: Sequence[int], rows: int) -> None:

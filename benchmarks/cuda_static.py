@@ -1,7 +1,7 @@
-"""What the compiler makes of the CUDA kernel: registers, spills and the instructions that move rows, without a GPU.
+"""What the compiler makes of the CUDA kernel: registers, spills, instructions, how many a tile takes. No GPU needed.
 
-    python benchmarks/cuda_static.py                    print the table
-    python benchmarks/cuda_static.py --out FILE.json    and keep it, with its provenance
+    python benchmarks/cuda_static.py                    print the tables
+    python benchmarks/cuda_static.py --out FILE.json    and keep them, with their provenance
 
 Needs nvcc; instructions are read with the cuobjdump of nvcc's toolkit or, where that has none, of the triton package.
 """
@@ -15,9 +15,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from cuda_work import WINDOWS, Work, work
+from sass import Code
 
 CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -52,6 +56,8 @@ class Kernel:
     """MEMBAR: what a block wrote is there before its flag is."""
     acquires: int
     """CCTL.IVALL: what a flag announces is not read from an older line of L1."""
+    products: int
+    """HMMA: 16 x 8 dot products over 16 features."""
 
 
 def cuobjdump() -> str | None:
@@ -71,9 +77,18 @@ def missing() -> str | None:
     return None if cuobjdump() else "no cuobjdump here: it comes with CUDA's toolkit, and with the triton package"
 
 
-def read(architecture: str) -> list[Kernel]:
+@dataclass(frozen=True)
+class Compiled:
+    """All entry points for one architecture."""
+
+    kernels: list[Kernel]
+    work: list[Work]
+    """Of a tile of 16-bit rows."""
+
+
+def read(architecture: str) -> Compiled:
     """Compile every .cu file for one architecture and read what came out."""
-    kernels = []
+    kernels, work_of_tile = [], []
     for source in sorted(CUDA.glob("*.cu")):
         with tempfile.TemporaryDirectory() as folder:
             cubin = Path(folder) / "kernel.cubin"
@@ -82,12 +97,15 @@ def read(architecture: str) -> list[Kernel]:
             code = run([str(cuobjdump()), "-sass", str(cubin)])
         sass = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function : |\Z)", code, re.DOTALL))
         for name, facts in re.findall(r"Compiling entry function '(\S+)'(.*?Used [^\n]*)", report, re.DOTALL):
-            kernels.append(describe(architecture, name, facts, sass[name]))
-    return kernels
+            kernel = describe(architecture, name, facts, sass[name])
+            kernels.append(kernel)
+            if kernel.aligned and kernel.format == "bfloat16":
+                work_of_tile = [work(architecture, Code(sass[name]), window) for window in WINDOWS]
+    return Compiled(kernels, work_of_tile)
 
 
 def describe(architecture: str, name: str, facts: str, sass: str) -> Kernel:
-    arguments = re.search(r"(Float32|BFloat16|Float16)ELi(\d)ELb([01])", name)
+    arguments = re.search(r"(Float32|BFloat16|Float16)ELb([01])E(?:Li(\d))?", name)
     assert arguments is not None, name
 
     def number(pattern: str) -> int:
@@ -97,8 +115,8 @@ def describe(architecture: str, name: str, facts: str, sass: str) -> Kernel:
     return Kernel(
         architecture,
         arguments[1].lower(),
-        "1" if arguments[2] == "2" else "2-32",
-        arguments[3] == "1",
+        {"2": "1", "4": "2-32"}.get(arguments[3], "1-32"),
+        arguments[2] == "1",
         registers=number(r"Used (\d+) registers"),
         stack=number(r"(\d+) bytes stack frame"),
         spilled=number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
@@ -111,6 +129,7 @@ def describe(architecture: str, name: str, facts: str, sass: str) -> Kernel:
         local=count(opcodes, "LDL") + count(opcodes, "STL"),
         releases=count(opcodes, "MEMBAR", "GPU"),
         acquires=count(opcodes, "CCTL", "IVALL"),
+        products=count(opcodes, "HMMA"),
     )
 
 
@@ -125,10 +144,10 @@ def run(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def table(kernels: list[Kernel]) -> str:
-    names = list(Kernel.__dataclass_fields__)
-    lines = [[n.replace("_", " ") for n in names], ["---"] * len(names)]
-    lines += [[str(getattr(kernel, name)) for name in names] for kernel in kernels]
+def table(records: Sequence[Kernel] | Sequence[Work]) -> str:
+    rows = [asdict(record) for record in records]
+    lines = [[name.replace("_", " ") for name in rows[0]], ["---"] * len(rows[0])]
+    lines += [[str(value) for value in row.values()] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -138,13 +157,19 @@ def main() -> None:
     options = parser.parse_args()
     if why := missing():
         raise SystemExit(why)
-    kernels = [kernel for architecture in ARCHITECTURES for kernel in read(architecture)]
-    print(table(kernels))
+    compiled = [read(architecture) for architecture in ARCHITECTURES]
+    kernels = [kernel for one in compiled for kernel in one.kernels]
+    work_of_tile = [part for one in compiled for part in one.work]
+    print(table(kernels), table(work_of_tile), sep="\n\n")
     if options.out is not None:
         from affinity_pool.provenance import provenance
 
         nvcc = run([str(NVCC), "--version"]).strip().splitlines()[-1]
-        results = {"provenance": {**provenance(), "nvcc": nvcc}, "results": [asdict(kernel) for kernel in kernels]}
+        results = {
+            "provenance": {**provenance(), "nvcc": nvcc},
+            "results": [asdict(kernel) for kernel in kernels],
+            "warp_instructions_a_tile": [asdict(part) for part in work_of_tile],
+        }
         options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 

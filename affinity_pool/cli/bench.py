@@ -16,7 +16,7 @@ def bench(
     suite: Annotated[
         str | None,
         typer.Argument(
-            help="headline, target, sweep, overhead or instruction-sets; on a GPU gpu or gpu-sweep. The first if "
+            help="headline, target, sweep, overhead or instruction-sets; on a GPU gpu, gpu-headline or gpu-sweep. The first if "
             "left out. See benchmarks/README.md."
         ),
     ] = None,

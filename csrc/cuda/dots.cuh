@@ -50,6 +50,28 @@ struct Row {
   }
 };
 
+// The rows from one on, a chunk of each; where there is no row, the nearest that exists.
+template <class F, bool kAligned>
+struct Walk {
+  const TileRows<F, kAligned>& rows;
+  int r, c;
+  const uint4* at = nullptr;
+
+  AP_DEVICE Walk(const TileRows<F, kAligned>& rows, int first, int c) : rows(rows), r(first), c(c) {
+    if constexpr (kAligned) at = Row<F, kAligned>(rows, first).at + c;
+  }
+  AP_DEVICE uint4 next() {
+    // Opaque: else the addresses of all rows are held in registers across the loop over chunks.
+    if constexpr (!kAligned) return rows.load(rows.existing(opaque(r++)), c);
+    const uint4 chunk = *at;
+    ++r;
+    const int64_t step = r > rows.kept_from ? rows.kept_stride : rows.stride / F::kElements;
+    const uint4* next = r == rows.kept_from ? rows.place(r, c) : at + step;
+    at = r > rows.from && r < rows.end ? next : at;
+    return chunk;
+  }
+};
+
 template <class F, bool kAligned>
 struct MatrixDots {
   using Format = F;
@@ -180,44 +202,50 @@ struct ChainDots {
   AP_DEVICE static float square(const DotSums& sums, int met) { return over_warps(&sums.square[0][met], 16); }
 
   AP_DEVICE static void take(const Rows& rows, int pass, DotSums& sums) {
-    if (pass == 0 && rows.all_kept() && rows.end == kTileRows)
-      take<true>(rows, pass, sums);
+    const bool whole = rows.all_kept() && rows.end == kTileRows;
+    if (!whole)
+      take<false, false>(rows, pass, sums);
+    else if (pass > 0)
+      take<false, true>(rows, pass, sums);
     else
-      take<false>(rows, pass, sums);
+      take<true, true>(rows, pass, sums);
   }
 
-  // kWhole: the first pass over eight rows that were all kept. Lag 0 is the row itself, and is read once.
-  template <bool kWhole>
+  // kFirst: lag 0 is the row itself, and is read once. kWhole: the tile has eight rows, and all were kept.
+  template <bool kFirst, bool kWhole>
   AP_DEVICE static void take(const Rows& rows, int pass, DotSums& sums) {
     constexpr int kSums = kTileRows * kLags;
-    const int lag = kWhole ? 0 : first_lag(pass);
+    const int lag = kFirst ? 0 : first_lag(pass);
     float sum[kSums] = {}, squares[kLags] = {};
-    // Opaque: else the addresses of all rows are held in registers across the loop.
-    const auto widen = [&](int r, int c, float* f) {
-      F::widen(kWhole && r >= 0 ? *rows.place(r, c) : Row<F, kAligned>(rows, opaque(r))[c], f);
-    };
     const auto multiply = [](const float* a, const float* b, float& total) {
 #pragma unroll
       for (int e = 0; e < F::kElements; ++e) total = fmaf(a[e], b[e], total);
     };
 #pragma unroll 1
     for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) {
+      const uint4* own_at = rows.place(0, c);
+      Walk<F, kAligned> walk(rows, 1 - kLags - lag, c), own_walk(rows, 0, c);
       float lagged[kLags][F::kElements];  // row r - lag is in place r % kLags
 #pragma unroll
       for (int l = kLags - 1; l > 0; --l) {
         float* row = lagged[kLags - l];
-        widen(-lag - l, c, row);
+        F::widen(walk.next(), row);
         multiply(row, row, squares[kLags - 1 - l]);
       }
 #pragma unroll
       for (int r = 0; r < kTileRows; ++r) {
-        widen(r - lag, c, lagged[r % kLags]);
-        if (!kWhole && r == 0) multiply(lagged[0], lagged[0], squares[kLags - 1]);
-        float own[F::kElements];
-        if constexpr (!kWhole) widen(r, c, own);
+        float own[F::kElements], *now = lagged[r % kLags];
+        F::widen(kWhole ? *own_at : own_walk.next(), own);
+        own_at += rows.kept_stride;
+        if constexpr (kFirst) {
 #pragma unroll
-        for (int l = 0; l < kLags; ++l)
-          multiply(kWhole ? lagged[r % kLags] : own, lagged[(r + kLags - l) % kLags], sum[r * kLags + l]);
+          for (int e = 0; e < F::kElements; ++e) now[e] = own[e];
+        } else {
+          F::widen(walk.next(), now);
+          if (r == 0) multiply(now, now, squares[kLags - 1]);
+        }
+#pragma unroll
+        for (int l = 0; l < kLags; ++l) multiply(own, lagged[(r + kLags - l) % kLags], sum[r * kLags + l]);
       }
     }
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

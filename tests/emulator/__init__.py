@@ -36,6 +36,7 @@ def library() -> ctypes.CDLL:
     built = os.environ.get("EMULATOR_LIBRARY")
     loaded = ctypes.CDLL(str(Path(built) if built else build("library")))
     loaded.emulator_pool.restype = ctypes.c_char_p
+    loaded.emulator_sum_offset.restype = ctypes.c_int64
     return loaded
 
 
@@ -87,6 +88,11 @@ def launch(
     )
     if error:
         raise RuntimeError(f"emulator, seed {seed}: {error}")
+
+
+def sum_offset(dtype: torch.dtype, tile: int, stride: int, chunk: int) -> int:
+    """Floats from the first row of sums to chunk ``chunk`` of tile ``tile``'s."""
+    return int(library().emulator_sum_offset(dtype.itemsize, tile, ctypes.c_int64(stride), chunk))
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -81,7 +81,9 @@ Case draw_case(int most_rows) {
   c.layout = pick({Layout::kPacked, Layout::kPadded, Layout::kLeftPadded});
   c.dtype = pick({Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16});
   c.batch = pick({1, 1, 2, 3, 9});
-  c.dim = pick({8, 16, 64, 64, 256, 5, 33, 130});
+  // The last have blocks of more than two warps, and chunks that are no whole 32; of few rows, for they take long.
+  c.dim = pick({8, 16, 64, 64, 256, 5, 33, 130, 8, 16, 64, 64, 256, 5, 33, 1032, 1032, 4096});
+  if (c.dim > 1000) most_rows = std::min(most_rows, c.dim > 4000 ? 30 : 90);
   c.window = pick({1, 2, 3, 3, 4, 5, 8, 32});
   c.threshold = pick({-1.0, 0.3, 0.6, 0.8, 0.95, 2.0});
   c.masked = upto(2) == 0;

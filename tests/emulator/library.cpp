@@ -74,3 +74,13 @@ extern "C" __attribute__((visibility("default"))) const char* emulator_pool(
   error = emulator::pool(p, static_cast<emulator::Dtype>(dtype), launch);
   return error.c_str();
 }
+
+// Of a tile's row of sums: elements from the first row to one of its chunks.
+extern "C" __attribute__((visibility("default"))) int64_t emulator_sum_offset(int element_bytes, int tile,
+                                                                              int64_t stride, int chunk) {
+  using namespace affinity_pool::cuda;
+  const auto bytes = [](float* p) { return reinterpret_cast<intptr_t>(p); };
+  return (element_bytes == 4 ? bytes(SumRows<uint32_t>{nullptr, stride}.of(tile, chunk))
+                             : bytes(SumRows<uint16_t>{nullptr, stride}.of(tile, chunk))) /
+         static_cast<int64_t>(sizeof(float));
+}

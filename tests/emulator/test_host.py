@@ -25,19 +25,71 @@ REFUSALS = "test_errors.py::test_the_op_itself_says_what_is_wrong"
 
 CAPTURE = """
 import ctypes, torch, affinity_pool
-capture = ctypes.CDLL(str(affinity_pool.backends.__globals__["LIBRARY"])).emulate_capture
+cuda = ctypes.CDLL(str(affinity_pool.backends.__globals__["LIBRARY"]))
 x = torch.randn(3, 40, 8).repeat_interleave(2, 1)
 plain = affinity_pool.pool_padded(x, left_padded=True)
-capture(True)
-for _ in range(2):
-    captured = affinity_pool.pool_padded(x, left_padded=True)
-    assert all(torch.equal(a, b) for a, b in zip(plain, captured))
+
+def captured(calls):
+    cuda.emulate_capture(True)
+    for _ in range(calls):
+        result = affinity_pool.pool_padded(x, left_padded=True)
+        assert all(torch.equal(a, b) for a, b in zip(plain, result))
+    cuda.emulate_capture(False)
+"""
+
+OWNED = """
+before = cuda.emulated_allocations(), cuda.emulated_memsets()
+captured(2)
+assert cuda.emulated_memset_nodes() == 0
+assert (cuda.emulated_allocations(), cuda.emulated_memsets()) == (before[0] + 2, before[1] + 2)
+captured(1)
+assert cuda.emulated_allocations() == before[0] + 3  # the first two are the graph's as long as it lives
+cuda.emulate_the_end_of_the_graph()
+captured(3)
+assert cuda.emulated_allocations() == before[0] + 3
+assert cuda.emulated_memsets() == before[1] + 6  # each time zeroed, whatever the graph before has left in it
+cuda.emulate_capture(True)
 try:
     affinity_pool.pool(x[0])
 except RuntimeError as error:
     print(str(error).splitlines()[0])
-capture(False)
+cuda.emulate_capture(False)
 assert affinity_pool.pool(x[0]).counts.tolist() == [2] * 40
+"""
+
+NOT_OWNED = """
+cuda.emulate_a_driver_without_user_objects(True)
+captured(2)
+assert cuda.emulated_memset_nodes() == 2
+assert cuda.emulated_last_error() == 0
+cuda.emulate_a_driver_without_user_objects(False)
+allocations = cuda.emulated_allocations()
+captured(1)
+assert cuda.emulated_memset_nodes() == 2
+assert cuda.emulated_allocations() == allocations  # what the driver did not take was not lost
+"""
+
+FAILING = """
+for error, words in ((719, "launching the kernel: unspecified launch failure"), (209, "which this GPU does not run")):
+    cuda.emulate_a_failing_launch(error)
+    try:
+        affinity_pool.pool_padded(x)
+    except RuntimeError as raised:
+        assert words in str(raised), raised
+    else:
+        raise AssertionError("nothing was raised")
+    assert cuda.emulated_last_error() == 0
+    assert torch.equal(affinity_pool.pool_padded(x, left_padded=True).values, plain.values)
+"""
+
+TAGS = """
+first, second = torch.randn(2, 5000, 1).sign()
+expected = affinity_pool.pool(second)
+affinity_pool.pool(first)
+for _ in range(65535 - 1):
+    torch.ops.affinity_pool.pool_padded(torch.ones(1, 1, 1), None, None, 0.8, 1)
+found = affinity_pool.pool(second)  # what the first has left has the tag of this launch, if it is still there
+assert torch.equal(found.segment_ids, expected.segment_ids)
 """
 
 STREAM = """
@@ -82,10 +134,23 @@ def test_the_op_keeps_its_contract(package: Path):
     run(package, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", others, *files)
 
 
-def test_a_captured_call_has_a_workspace_of_its_own(package: Path):
+def test_a_captured_call_has_a_workspace_that_the_graph_owns(package: Path):
     """And `pool`, which has to wait for the number of groups, says that it cannot be captured."""
-    refused = run(package, "-c", CAPTURE)
+    refused = run(package, "-c", CAPTURE + OWNED)
     assert "pool cannot be captured in a CUDA graph, for its shapes depend on data: call pool_padded" in refused
+
+
+def test_a_driver_that_lets_graphs_own_nothing_gets_a_memset(package: Path):
+    run(package, "-c", CAPTURE + NOT_OWNED)
+
+
+def test_a_failed_launch_is_told_once(package: Path):
+    run(package, "-c", CAPTURE + FAILING)
+
+
+def test_a_tag_comes_round_to_memory_that_was_zeroed_meanwhile(package: Path):
+    """Else a word of 65,535 launches ago would be taken for one of today's."""
+    run(package, "-c", CAPTURE + TAGS)
 
 
 def test_a_stream_is_summed_in_the_kernel_s_order(package: Path):

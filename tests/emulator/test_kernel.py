@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 
 import pytest
@@ -14,6 +15,7 @@ import affinity_pool
 import emulator
 
 pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's, which Python names from 3.13 on
 SIZES = (2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 72, 129, 512, 521, 700)
 
 
@@ -89,6 +91,52 @@ def test_long_groups_are_summed_in_blocks():
     x = torch.full((65000, 4), 0.1)
     mean = emulator.pool(x, threshold=-1.0).values[0]
     assert ((mean.double() - x[0].double()).abs() / x[0].double()).max() < 4e-7
+
+
+def test_a_group_of_more_rows_than_16_bits_count():
+    """Its length goes from tile to tile; a mean that forgot 65,536 rows of it would be another."""
+    rows = 65536 + 700
+    x = torch.arange(rows, dtype=torch.float32).div(rows).add(1).unsqueeze(1).expand(rows, 2).contiguous()
+    x = torch.cat([x, -x[:5]])
+    result = emulator.pool(x, threshold=0.9, window=1)
+    assert result.counts.tolist() == [rows, 5]
+    assert result.segment_ids.tolist() == [0] * rows + [1] * 5
+    torch.testing.assert_close(result.values[0].double(), x[:rows].double().mean(0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 33])
+def test_rows_and_sequences_may_lie_far_apart(dtype, dim):
+    """Offsets beyond 2^31 elements, in memory of which the pages that are touched exist."""
+    text, apart = "AAABBAACCCCCCCCCCAAB", 2**28 + 8
+    near = torch.stack([spell(text, dim, dtype, noise=0.1, seed=seed) for seed in range(2)])
+    size = near.element_size()
+    memory = mmap.mmap(-1, 42 * apart * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
+    far = torch.frombuffer(memory, dtype=dtype).as_strided(near.shape, (21 * apart, apart, 1))
+    far.copy_(near)
+    for window in (1, 3, 11):
+        rule = {"threshold": 0.8, "window": window}
+        assert same_bits(emulator.pool(far[0], **rule), emulator.pool(near[0], **rule))
+        for left in (False, True):
+            found, expected = (emulator.pool_padded(x, left_padded=left, **rule) for x in (far, near))
+            assert same_bits(found, expected)
+
+
+@pytest.mark.parametrize(("tile", "stride", "chunk"), [(2**20, 4096, 5), (2**28 - 1, 8, 0), (7, 2**31, 2**27)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_have_offsets_beyond_32_bits(dtype, tile, stride, chunk):
+    """Arithmetic alone: a call with so many needs terabytes."""
+    in_chunk = 16 // dtype.itemsize
+    assert emulator.sum_offset(dtype, tile, stride, chunk) == tile * stride + chunk * in_chunk
+
+
+def test_tags_come_round():
+    """A fresh workspace of the emulator is sixteen launches before the end of its tags: these go beyond it."""
+    x = spell("AAABB" * 8, 16, noise=0.1)
+    expected = affinity_pool.pool(x)
+    emulator.pool(spell("AB" * 3000, 8))  # more tiles than any call before: a fresh workspace
+    for _ in range(40):
+        assert torch.equal(emulator.pool(x).counts, expected.counts)
 
 
 @given(

@@ -135,6 +135,31 @@ def test_a_graph_of_many_calls(backend: str) -> None:
     assert all(map(same_bits, results, expected))
 
 
+def test_graphs_come_and_go(backend: str) -> None:
+    """What one leaves behind serves the next, which may be larger or smaller; some live on meanwhile."""
+    lasting = Captured(padded(2, 200, 256))
+    x = fresh(lasting.batch, 1)
+    first = lasting.replay(x)
+    for seed in range(30):
+        captured = Captured(padded(1 + seed % 5, 40 + 97 * (seed % 7), 128, seed=seed))
+        other = fresh(captured.batch, seed + 1)
+        for _ in range(3):
+            assert same_bits(captured.replay(other), eager(captured.batch, other))
+        assert same_bits(lasting.replay(x), first)
+        del captured
+
+
+def test_nothing_stays_in_somebody_s_memory_pool(backend: str) -> None:
+    """torch.compile's CUDA graphs warm up in a pool of their own, and raise if a block is left in it."""
+    batch, pool = padded(2, 300, 256), torch.cuda.MemPool()
+    with on(torch.cuda.Stream()), torch.cuda.use_mem_pool(pool):
+        batch.pool()
+    torch.cuda.synchronize()
+    blocks = [block for segment in pool.snapshot() for block in segment["blocks"]]
+    assert blocks
+    assert not [block for block in blocks if block["state"] == "active_allocated"]
+
+
 def on_two_streams(capture_streams: str) -> None:
     """Replays of two graphs overlap again and again. Sharing scratch memory, they would spoil or await each other."""
     one_stream = torch.cuda.Stream()

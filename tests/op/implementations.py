@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import emulator
+import torch
 from torch import Tensor
 
 import affinity_pool
@@ -32,7 +33,7 @@ class Implementation:
         return PooledPadded(*self._home(out))
 
     def _away(self, value: Any) -> Any:
-        return value.to(self.device) if isinstance(value, Tensor) else value
+        return there(value, self.device) if isinstance(value, Tensor) else value
 
     def _all_away(self, options: dict[str, Any]) -> dict[str, Any]:
         return {name: self._away(value) for name, value in options.items()}
@@ -40,6 +41,14 @@ class Implementation:
     @staticmethod
     def _home(result: tuple[Tensor, ...]) -> list[Tensor]:
         return [tensor.cpu() for tensor in result]
+
+
+def there(value: Tensor, device: str) -> Tensor:
+    """The tensor on a device, with its strides and its storage offset; ``.to`` would lay its elements side by side."""
+    if value.device.type == torch.device(device).type or value.layout != torch.strided:
+        return value.to(device)
+    flat = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    return flat.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 def backend(name: str, device: str) -> Implementation:

@@ -13,6 +13,7 @@ import torch
 
 import affinity_pool
 
+module = sys.modules["affinity_pool.backends"]  # the package has a function of that name
 PACKAGE = Path(affinity_pool.__file__).parent
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
 
@@ -146,6 +147,44 @@ def test_without_a_gpu_its_backends_say_so():
     assert not backends["triton"].available
     assert backends["triton"].detail == "no CUDA or ROCm device here"
     assert backends["cuda"].detail.startswith(("not built: ", "built for sm_"))
+
+
+@pytest.mark.parametrize(
+    ("built", "gpu", "runs"),
+    [
+        ("sm_80, sm_90 and PTX", (7, 5), False),
+        ("sm_80, sm_90 and PTX", (8, 0), True),
+        ("sm_80, sm_90 and PTX", (8, 9), True),
+        ("sm_80, sm_90 and PTX", (9, 0), True),
+        ("sm_80, sm_90 and PTX", (12, 0), True),
+        ("sm_89, sm_90", (8, 6), False),
+        ("sm_89, sm_90", (10, 0), False),
+        ("sm_80 and PTX", (9, 0), True),
+        ("sm_90a", (9, 0), True),
+        ("sm_90a", (9, 1), False),
+        ("sm_120", (12, 1), True),
+    ],
+)
+def test_a_gpu_needs_code_that_it_runs(monkeypatch: pytest.MonkeyPatch, built: str, gpu: tuple[int, int], runs: bool):
+    """And one that runs none is served by another backend, from the moment torch knows of it."""
+    monkeypatch.setattr(module, "_architectures", built)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu)
+    monkeypatch.setattr(module.triton_kernels, "missing", lambda: "no triton here")
+    cuda = module._cuda()
+    assert cuda[0] == runs
+    assert runs or cuda[2] == f"built for {built}, which no GPU here runs: GPU 0 (sm_{gpu[0]}{gpu[1]})"
+    module._look_at_the_gpus()
+    try:
+        assert module.serving(torch.device("cuda")) == ("cuda" if runs else "reference")
+        replaced = {f"affinity_pool/{name}/CUDA" for name in module.ops.REFERENCE}
+        assert module._replacements._op_impls == (set() if runs else replaced)
+    finally:
+        monkeypatch.undo()
+        module._gpus_are_older = False
+        module._replace("auto")
 
 
 def test_a_backend_prints_as_a_line():
