@@ -58,6 +58,8 @@ def pool_padded(
 ) -> PooledPadded:
     """Affinity Pooling of a padded batch: no shape depends on the data, so nothing waits for a device.
 
+    It can be captured in a CUDA graph. Call it once before the first capture: kernels are loaded by their first call.
+
     Args:
         x: ``[B, T, D]`` float32, float16 or bfloat16.
         lengths: ``[B]`` int32, rows of each sequence that are not padding, in 0..T. None means all ``T``.

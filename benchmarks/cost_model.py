@@ -1,4 +1,4 @@
-"""What a call of the CUDA kernel should cost, from its shape: bytes, waves and the critical path of a tile.
+"""What a call of the CUDA kernel should cost, from its shape: bytes, waves, instructions and the way of a tile.
 
     python benchmarks/cost_model.py                     the table of docs/cost-model.md
     python benchmarks/cost_model.py RESULTS.json ...    beside what `gpu-check` measured (suites gpu, gpu-sweep)
@@ -17,7 +17,8 @@ from pathlib import Path
 TILE_ROWS = 8  # as in csrc/cuda/params.h and launch.cuh, from here on
 MAX_WARPS = 4
 BLOCKS_PER_MULTIPROCESSOR = 4
-BLOCK_BYTES = 3072 + 1024  # of shared memory beside rows: the block's own and what CUDA reserves
+BLOCK_BYTES = 3712 + 1024  # of shared memory beside rows: the block's own and what CUDA reserves
+ROW_PAD = 64  # bytes between rows in shared memory, so that four chunks of eight rows lie in different banks
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,38 @@ FIRST_BYTE = 0.8  # of a row from memory
 EXCHANGE = 0.7  # a word stored by one block and seen by another
 STORE = 0.5
 
-SCHEDULERS, ISSUED = 4, 0.7  # of a multiprocessor, and instructions a cycle of each
+# Instructions a cycle of a scheduler: a warp waits for its own results, several fill the time.
+SCHEDULERS = 4
+ISSUED = {1: 0.45, 2: 0.6, 3: 0.7, 4: 0.7}  # by tiles on the multiprocessor, a warp a scheduler each
+
+# Warp instructions of a tile, read from the machine code for sm_90: benchmarks/results/cuda-static.json. For 32 chunks
+# of 16 bytes, which are a warp's turn, unless said otherwise.
+COPY = 66  # of eight rows to shared memory
+FIRST_PASS = {2: 202, 4: 183}  # by bytes of an element; matrix instructions, or fused multiply-adds for four lags
+ONE_LAG = 90  # of float32 at window 1
+LATER_PASS = {2: 288, 4: 294}  # sixteen lags more, or four
+MEAN = {2: 41, 4: 27}  # of a group: its first row, scaling, rounding, storing
+MEAN_ROW = {2: 21, 4: 9}  # of each other row
+ZERO_ROW = 6  # of a padded result, where a row has joined a group
+COMPOSE = 112, 50  # a state and a warp: at any window, and divided by the number of states
+REST = 576  # of a warp, once
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A packed call: ``rows`` of ``dim`` features, of which ``retention`` groups are left."""
+    """A call: ``rows`` of ``dim`` features, of which ``retention`` groups are left."""
 
     rows: int
     dim: int = 4096
     element: int = 2
     window: int = 3
     retention: float = 0.4
+    padded: bool = False
+    """A padded result has as many rows as its input: zeros where rows merged."""
+
+    @property
+    def written(self) -> float:
+        return 1.0 if self.padded else self.retention
 
 
 @dataclass(frozen=True)
@@ -85,10 +106,10 @@ def predict(shape: Shape, gpu: Gpu) -> Cost:
     tiles = -(-shape.rows // TILE_ROWS)
     side_by_side = resident(row, -(-tiles // gpu.multiprocessors), gpu)
     at_once = side_by_side * gpu.multiprocessors
-    read, written = shape.rows * row, shape.rows * shape.retention * row
+    read, written = shape.rows * row, shape.rows * shape.written * row
     # Every tile reads the window before it once more, and on average half a group that began before it.
     l2 = tiles * (TILE_ROWS + shape.window + head(shape)) * row
-    rate = gpu.multiprocessors * SCHEDULERS * gpu.ghz * 1e3 * ISSUED
+    rate = gpu.multiprocessors * SCHEDULERS * gpu.ghz * 1e3 * ISSUED[side_by_side]
     steps = {
         "memory": (read + written) / gpu.copy / 1e6,
         "L2": (l2 + written) / gpu.l2 / 1e6,
@@ -97,10 +118,9 @@ def predict(shape: Shape, gpu: Gpu) -> Cost:
     active = min(tiles, at_once)
     share = active * (TILE_ROWS + shape.window) * row
     arrives = FIRST_BYTE + max(share * TILE_ROWS / (TILE_ROWS + shape.window) / gpu.copy, share / gpu.l2) / 1e6
-    computes = instructions(shape) * side_by_side * gpu.multiprocessors / rate
-    look_back = EXCHANGE + compose(shape.window, min(tiles, 32 * warps(row)), gpu)
-    writes = active * TILE_ROWS * shape.retention * row / gpu.copy / 1e6 + STORE
-    path = LAUNCH + SLOT + arrives + computes + look_back + writes
+    computes = instructions(shape) * side_by_side * gpu.multiprocessors / rate  # composing what lies between included
+    writes = active * TILE_ROWS * shape.written * row / gpu.copy / 1e6 + STORE
+    path = LAUNCH + SLOT + arrives + computes + EXCHANGE + writes
     bound = max(steps, key=lambda name: steps[name])
     # The first wave fills the pipeline; what follows flows at the rate of the narrowest place.
     time = path + max(steps.values()) * max(0.0, 1 - at_once / tiles)
@@ -115,7 +135,7 @@ def warps(row: int) -> int:
 def resident(row: int, wanted: int, gpu: Gpu) -> int:
     """Tiles on a multiprocessor: as many as there are, up to four whose own rows fit in shared memory."""
     for blocks in range(min(wanted, BLOCKS_PER_MULTIPROCESSOR), 1, -1):
-        if gpu.shared_kb * 1024 // blocks - BLOCK_BYTES >= TILE_ROWS * row:
+        if gpu.shared_kb * 1024 // blocks - BLOCK_BYTES >= TILE_ROWS * (row + ROW_PAD):
             return blocks
     return 1
 
@@ -126,45 +146,49 @@ def head(shape: Shape) -> float:
 
 
 def instructions(shape: Shape) -> float:
-    """Warp instructions of a tile: loads, widening and multiplications of the dot products, additions of the means."""
-    elements = 16 // shape.element
-    widen = elements if shape.element == 2 else 0
-    passes = -(-(shape.window + 1) // 4)
-    dots = passes * ((TILE_ROWS + 3) * (1 + widen) + TILE_ROWS * 4 * elements)
-    means = TILE_ROWS * (4 + widen + elements + shape.retention * 3 * elements)
-    chunks = shape.dim * shape.element / 16
-    return chunks / 32 * (dots + means + (TILE_ROWS + shape.window) * 4) + warps(shape.dim * shape.element) * 600
-
-
-def compose(window: int, tiles: int, gpu: Gpu) -> float:
-    """Microseconds to compose the passages of that many tiles: 32 a warp, warps side by side."""
-    states = 2 ** math.ceil(math.log2(window)) if window > 1 else 1
-    return (200 + states * 70 * min(1, tiles / 32)) / (gpu.ghz * 1e3) + 0.1
+    """Warp instructions of a tile; cuda_work.py counts the same for four cases, from the machine code."""
+    element, row = shape.element, shape.dim * shape.element
+    groups = TILE_ROWS * shape.retention
+    if element == 2:
+        dots = FIRST_PASS[2] + (0 if shape.window <= 8 else 1 if shape.window <= 24 else 2) * LATER_PASS[2]
+    else:
+        dots = ONE_LAG if shape.window == 1 else FIRST_PASS[4] + (shape.window // 4) * LATER_PASS[4]
+    turn = COPY + dots + groups * MEAN[element] + (TILE_ROWS - groups) * MEAN_ROW[element]
+    turn += (TILE_ROWS - groups) * ZERO_ROW if shape.padded else 0
+    states = 1 << (shape.window - 1).bit_length()
+    composed = states * COMPOSE[0] + COMPOSE[1] * math.log2(2 * states)
+    return row / 16 / 32 * turn + warps(row) * (composed + REST)
 
 
 SHAPES = [
     Shape(64),
     Shape(256),
     Shape(750),
+    Shape(750, padded=True),
     Shape(750, element=4),
     Shape(1500),
     Shape(1500, window=1, retention=0.8),
+    Shape(1500, window=8),
     Shape(1500, window=32),
     Shape(1500, dim=8192),
     Shape(12000),
     Shape(65536),
+    Shape(65536, padded=True),
     Shape(1 << 20),
 ]
 
 
 def table() -> str:
-    titles = ["rows", "D", "bytes", "window", "kept", "tiles", "read + written MB", "L2 MB"]
+    titles = ["rows", "D", "bytes", "window", "kept", "tiles", "thousand instructions a tile"]
+    titles += ["read + written MB", "L2 MB"]
     titles += [f"{gpu.name}: waves, path, **time** us" for gpu in GPUS]
     lines = [titles, ["---"] * len(titles)]
     for shape in SHAPES:
         costs = [predict(shape, gpu) for gpu in GPUS]
         one = costs[0]
-        line = [shape.rows, shape.dim, shape.element, shape.window, f"{shape.retention:.0%}", one.tiles]
+        rows = f"{shape.rows}, padded" if shape.padded else shape.rows
+        line = [rows, shape.dim, shape.element, shape.window, f"{shape.retention:.0%}", one.tiles]
+        line += [f"{instructions(shape) / 1000:.1f}"]
         line += [f"{one.read:.1f} + {one.written:.1f}", f"{one.l2:.1f}"]
         line += [f"{c.waves:.1f}, {c.path:.1f}, **{c.time:.4g}** ({c.bound})" for c in costs]
         lines.append([str(cell) for cell in line])
@@ -172,7 +196,7 @@ def table() -> str:
 
 
 def compare(path: Path) -> str:
-    """Predicted and measured microseconds of the packed-equivalent cases in a results file of the GPU suites."""
+    """Predicted and measured microseconds of a results file of the GPU suites."""
     results = json.loads(path.read_text())
     name = results["provenance"]["device"]
     gpu = next((g for g in GPUS if g.name in name), None)
@@ -184,8 +208,8 @@ def compare(path: Path) -> str:
         if "graph" not in ours:
             continue
         element = 4 if case["dtype"] == "float32" else 2
-        # pool_padded writes as many rows as it reads.
-        shape = Shape(case["tokens"] * case["batch"], case["dim"], element, case["window"], 1.0)
+        rows = case["tokens"] * case["batch"]  # by pool_padded, which a graph can hold
+        shape = Shape(rows, case["dim"], element, case["window"], record["retention_measured"], padded=True)
         measured, predicted = ours["graph"]["us"]["p50"], predict(shape, gpu).time
         lines.append(f"{case}: predicted {predicted:.1f} us, measured {measured:.1f} us, {measured / predicted:.2f}x")
     return "\n".join(lines)

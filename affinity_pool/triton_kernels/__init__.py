@@ -1,11 +1,12 @@
 """The op in Triton, for GPUs whose install has no compiled kernel: AMD's, and NVIDIA's where there was no nvcc.
 
 Three launches, in the order of the data. :mod:`.nearest_match` reads every row and leaves k(t), a byte a row;
-:mod:`.scan` turns the bytes into groups; :mod:`.means` reads every row again and writes the groups. Between two of them
-every program must have finished, for what one needs may come from any other of its sequence. To wait for that inside a
-kernel, as the CUDA kernel does, takes programs that are sure to make progress beside each other, which Triton does not
-promise, and counters that start at zero, which would be a launch of their own. To scan the whole sequence again in each
-of the thousand programs of its means takes microseconds a program, where a launch takes two once.
+:mod:`.scan` turns the bytes into groups, and takes one launch more where a sequence has more than 16384 rows;
+:mod:`.means` reads every row again and writes the groups. Between two of them every program must have finished, for
+what one needs may come from any other of its sequence. To wait for that inside a kernel, as the CUDA kernel does, takes
+programs that are sure to make progress beside each other, which Triton does not promise, and counters that start at
+zero, which would be a launch of their own. To scan the whole sequence again in each of the thousand programs of its
+means takes microseconds a program, where a launch takes two once.
 
 Importing this package imports no triton; the first call does. The kernels have run in Triton's interpreter and have
 been compiled for sm_80, sm_90 and gfx942, but they have not run on a GPU: what is said of time here is computed.

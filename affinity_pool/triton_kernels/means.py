@@ -57,7 +57,7 @@ def means(
     counts: tl.tensor,
     cu_seqlens_out: tl.tensor,
     rows: tl.int32,
-    bounds: tl.int32,
+    bounds: tl.int64,
     dim: tl.int32,
     sequence_stride: tl.int64,
     row_stride: tl.int64,

@@ -65,7 +65,7 @@ def matches(dot: tl.tensor, norm_a: tl.tensor, norm_b: tl.tensor, threshold: tl.
 @triton.jit
 def starts_sequence(t: tl.tensor, cu_seqlens: tl.tensor, bounds: tl.tensor) -> tl.tensor:
     """Whether rows t are entries of cu_seqlens, by bisection. Entries out of order mislead it, not out of bounds."""
-    low = tl.zeros((ROWS,), tl.int32)  # low..high holds the place of the first entry that is not below t
+    low = tl.zeros((ROWS,), tl.int64)  # low..high holds the place of the first entry that is not below t
     high = low + bounds
     width = bounds
     while width > 0:
@@ -85,7 +85,7 @@ def nearest_match(
     lengths: tl.tensor,
     nearest: tl.tensor,
     rows: tl.int32,
-    bounds: tl.int32,
+    bounds: tl.int64,
     dim: tl.int32,
     sequence_stride: tl.int64,
     row_stride: tl.int64,

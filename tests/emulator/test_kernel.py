@@ -13,6 +13,7 @@ from op.cases import DTYPES, bits, cases, same_bits, spell
 
 import affinity_pool
 import emulator
+from affinity_pool.streaming import SumByEights
 
 pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's, which Python names from 3.13 on
@@ -49,10 +50,37 @@ def test_a_mean_depends_on_its_group_alone(dtype, size):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_up_to_eight_rows_are_summed_as_on_the_cpu(dtype):
+    """A sum that begins with 0 is never -0, and the CPU's does."""
     x = torch.cat([spell("AB"[n % 2] * n, 40, dtype, noise=0.3, seed=n) for n in range(1, 9)])
+    x[:, 3], x[:, 20] = -0.0, 0.0
     ours, theirs = (pool(x, threshold=0.6) for pool in (emulator.pool, affinity_pool.pool))
     assert ours.counts.tolist() == list(range(1, 9))
     assert same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_groups_are_summed_in_the_order_that_is_stated(dtype):
+    """By eights, blocks of eight joined to larger ones, what is left last: bit for bit, of every length to 600."""
+    x = spell("A" * 600, 3, dtype, noise=0.3)
+    sums = SumByEights(x)
+    expected = []
+    for n, row in enumerate(x, 1):
+        sums.add(row)
+        expected.append((sums.total() * torch.tensor(1.0).div(n)).to(dtype) if n > 1 else x[0])
+    lengths = torch.arange(1, len(x) + 1, dtype=torch.int32)
+    for batch in lengths.split(60):
+        means = emulator.pool_padded(x.expand(len(batch), *x.shape), batch, threshold=-1.0).values[:, 0]
+        assert torch.equal(bits(means), bits(torch.stack(expected)[batch.long() - 1]))
+
+
+def test_sequences_may_begin_at_odd_addresses():
+    """Rows of whole chunks, a whole number of chunks apart, but not from sequence to sequence."""
+    rows = spell("AABBBCAA" * 3, 8, noise=0.1)
+    x = torch.zeros(2 * 24 * 8 + 2).as_strided((2, 24, 8), (24 * 8 + 1, 8, 1))
+    x[0], x[1] = rows, rows.flip(0)
+    for left in (False, True):
+        found, expected = (emulator.pool_padded(batch, left_padded=left) for batch in (x, x.contiguous()))
+        assert same_bits(found, expected)
 
 
 @pytest.mark.parametrize("text", ["A" * 1500, "AB" * 700, "ABC" * 500, ("A" * 60 + "B") * 20, "AAAB" * 300])
@@ -130,13 +158,26 @@ def test_sums_have_offsets_beyond_32_bits(dtype, tile, stride, chunk):
     assert emulator.sum_offset(dtype, tile, stride, chunk) == tile * stride + chunk * in_chunk
 
 
-def test_tags_come_round():
-    """A fresh workspace of the emulator is sixteen launches before the end of its tags: these go beyond it."""
-    x = spell("AAABB" * 8, 16, noise=0.1)
-    expected = affinity_pool.pool(x)
-    emulator.pool(spell("AB" * 3000, 8))  # more tiles than any call before: a fresh workspace
-    for _ in range(40):
-        assert torch.equal(emulator.pool(x).counts, expected.counts)
+def test_more_groups_than_16_bits_count():
+    x = torch.ones(65536 + 700, 1)
+    ids = torch.arange(len(x), dtype=torch.int32)
+    result = emulator.pool(x, threshold=2.0, window=1)
+    assert torch.equal(result.segment_ids, ids)
+    assert result.cu_seqlens.tolist() == [0, len(x)]
+    padded = emulator.pool_padded(x.unsqueeze(0), threshold=2.0, window=1, left_padded=True)
+    assert torch.equal(padded.segment_ids[0], ids)
+
+
+def test_words_of_a_launch_are_told_from_those_of_all_others():
+    """A tile that no launch has used for 1, 3, 7 ... 4095 launches: a tag that was cut would be the same again. A fresh
+    workspace of the emulator is sixteen launches before the end of its tags: these go beyond it."""
+    first, second = (torch.randn(5000, 1, generator=torch.Generator().manual_seed(seed)).sign() for seed in (1, 2))
+    expected = affinity_pool.pool(second)
+    for launches in range(13):
+        emulator.pool(first)
+        for _ in range(2**launches - 1):
+            emulator.pool(torch.ones(1, 1))
+        assert torch.equal(emulator.pool(second).segment_ids, expected.segment_ids), launches
 
 
 @given(

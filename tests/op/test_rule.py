@@ -218,3 +218,43 @@ def test_the_reference_is_the_judge_of_no_rounding():
     assert not reference.match(a, a * math.nan, -2.0)
     assert not reference.match(a, a * 1e30, 0.5)
     assert not reference.match(a * 0, a * 0, 0.1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("window", "dim"), [(9, 2), (12, 2), (17, 2), (32, 2), (32, 1032)])
+def test_every_row_finds_a_match_at_every_lag(implementation: Implementation, dtype, window: int, dim: int):
+    """``lag`` rows back and nowhere else, behind 0 to 7 rows of text: wherever in eight rows taken together."""
+    lags = range(1, window + 2) if dim == 2 else (window - 7, window - 1, window, window + 1)
+    sequences, masks, expected = [], [], []
+    for lag in lags:
+        for text in range(8):
+            plane = angles(*[0.0] * (text + 1), *[-32.0] * (lag - 1), 30.0)
+            rows = torch.zeros(len(plane), dim)
+            rows[:, 0], rows[:, -1] = plane[:, 0], plane[:, 1]
+            sequences.append(rows)
+            masks.append(torch.arange(len(rows)) >= text)
+            expected += [1] * text + ([lag + 1] if lag <= window else [lag, 1])
+    cu_seqlens = torch.tensor([0, *(len(rows) for rows in sequences)]).cumsum(0).int()
+    x, rule = torch.cat(sequences).to(dtype), {"threshold": math.cos(math.radians(35)), "window": window}
+    assert grouped(implementation, x, cu_seqlens=cu_seqlens, mergeable=torch.cat(masks), **rule) == expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [160, 257, 296, 1032, 1304, 2200])
+@pytest.mark.parametrize("lag", [1, 12, 20])
+def test_every_feature_counts_once(implementation: Implementation, dtype, dim: int, lag: int):
+    """The cosine of e0 + ej and ej is the root of 1/2: if a feature counted twice, or not at all, it would not be."""
+    features = [*range(1, dim, 7 if lag == 1 else 29)]
+    features += range(max(features[-1], dim - 40) + 1, dim, 3)
+    sequences = []
+    for j in features:
+        first, other = torch.zeros(2, dim)
+        first[0] = other[j] = 1
+        sequences.append(torch.stack([first + other, *[first + other / 2] * (lag - 1), other]))
+    x = torch.cat(sequences).to(dtype)
+    cu_seqlens = torch.arange(0, len(x) + 1, lag + 1, dtype=torch.int32)
+    for threshold, groups in ((0.70, [lag + 1]), (0.715, [lag, 1])):
+        found = grouped(implementation, x, cu_seqlens=cu_seqlens, threshold=threshold, window=lag)
+        assert found == groups * len(features)
+        if lag == 1:  # so that pairs begin at all places, and before the tile
+            assert grouped(implementation, x, threshold=threshold, window=1) == groups * len(features)

@@ -72,7 +72,8 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     """What is launched while the test runs; compiled things are kept for the session, and out of anyone's home."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     recorded: list[Launch] = []
-    for module, name in ((nearest_match, "nearest_match"), (scan, "scan"), (means, "means")):
+    kernels = ((nearest_match, "nearest_match"), (scan, "maps_of_chunks"), (scan, "scan"), (means, "means"))
+    for module, name in kernels:
         monkeypatch.setattr(module, name, Recorder(getattr(module, name), recorded))
     return recorded
 
@@ -83,7 +84,10 @@ def rows(dtype: torch.dtype, shape: tuple[int, ...], offset: int = 0) -> torch.T
 
 
 def call_everything(dtype: torch.dtype, window: int, offset: int = 0) -> None:
-    """Both ops with none of their optional arguments and with all; in but one 16-bit dtype, for they are alike."""
+    """Both ops with none of their optional arguments and with all; in but one 16-bit dtype, for they are alike.
+
+    And with more rows than one program scans.
+    """
     packed, padded = rows(dtype, (48, 64), offset), rows(dtype, (3, 16, 64), offset)
     mask, lengths = torch.ones(3, 16, dtype=torch.bool), torch.tensor([16, 3, 0], dtype=torch.int32)
     pool(packed, None, None, 0.8, window)
@@ -93,6 +97,10 @@ def call_everything(dtype: torch.dtype, window: int, offset: int = 0) -> None:
     pool_padded(padded, None, None, 0.8, window)
     for left in (False, True):
         pool_padded(padded, lengths, mask, 0.8, window, left)
+    padded = rows(dtype, (3, scan.ONE_CHUNK + 1, 64), offset)
+    mask = torch.ones(padded.shape[:2], dtype=torch.bool)
+    pool(padded[0], None, None, 0.8, window)
+    pool_padded(padded, lengths, mask, 0.8, window, True)
 
 
 def compiled(launches: list[Launch], target: GPUTarget) -> list[Any]:
@@ -185,11 +193,23 @@ def test_few_things_make_a_kernel_compile_anew(launches):
     """Not the number of rows or sequences, nor their strides, nor a window beyond the lags of a pass."""
     call_everything(torch.bfloat16, 5)
     before = {launch.source().hash() for launch in launches}
-    assert len(before) == 4 + 3 + 4
+    assert len(before) == 4 + 7 + 4
     mask = torch.ones(7, 33, dtype=torch.bool)
     for width, window in ((33, 6), (16, 7), (1, 8)):
         x, lengths = rows(torch.bfloat16, (7, width, 4096)), torch.zeros(7, dtype=torch.int32)
         pool(x[0], None, None, -0.5, window)
         for left in (False, True):
             pool_padded(x, lengths, mask[:, :width], 1.0, window, left)
+    x, mask = rows(torch.bfloat16, (2, 2**16, 16)), torch.ones(2, 2**16, dtype=torch.bool)
+    pool(x[0], None, None, -0.5, 8)
+    pool_padded(x, torch.zeros(2, dtype=torch.int32), mask, 1.0, 8, True)
     assert {launch.source().hash() for launch in launches} == before
+
+
+@pytest.mark.parametrize(("length", "kernels"), [(2**14, 3), (2**14 + 1, 4)])
+def test_a_scan_takes_two_launches_if_it_takes_long(launches, length, kernels):
+    pool(rows(torch.float32, (length, 16)), None, None, 0.8, 3)
+    assert len(launches) == kernels
+    launches.clear()
+    pool_padded(rows(torch.float32, (2, length, 16)), None, None, 0.8, 3)
+    assert len(launches) == kernels

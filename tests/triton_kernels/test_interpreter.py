@@ -29,6 +29,9 @@ SLOW = (
     "sums_do_not_overflow",
     "strides_do_not_matter",
     "arguments_are_left",
+    "as_many_chunks",
+    "every_row_finds and not 9-2-dtype1",
+    "every_feature and not 1-160-dtype2",
 )
 
 
