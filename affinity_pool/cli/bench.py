@@ -16,8 +16,8 @@ def bench(
     suite: Annotated[
         str | None,
         typer.Argument(
-            help="headline, target, sweep, overhead or instruction-sets; on a GPU gpu, gpu-headline or gpu-sweep. The first if "
-            "left out. See benchmarks/README.md."
+            help="headline, target, sweep, overhead or instruction-sets; on a GPU gpu, gpu-headline or gpu-sweep. The "
+            "first if left out. See benchmarks/README.md."
         ),
     ] = None,
     threads: Annotated[list[int] | None, typer.Option(help="Only cases with this many threads; repeatable.")] = None,
