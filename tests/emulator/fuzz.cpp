@@ -247,7 +247,7 @@ std::string one_case(int most_rows) {
     p.lengths = lengths;
     p.segment_ids = ids;
     p.counts = counts;
-    p.kept_rows = pick({0, 5, 8, 9, 8 + c.window});
+    p.kept_rows = pick({0, 5, 7, 8, 9, 8 + c.window});
     emulator::Launch launch{};
     launch.resident = pick({1u, 2u, 5u, 40u, kMostBlocks});
     launch.order = pick({emulator::Launch::kAscending, emulator::Launch::kRandom, emulator::Launch::kDescending});

@@ -73,6 +73,42 @@ def test_long_groups_are_summed_in_the_order_that_is_stated(dtype):
         assert torch.equal(bits(means), bits(torch.stack(expected)[batch.long() - 1]))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_long_groups_meet_where_a_tile_begins(dtype):
+    """The tile adds up the sums of the one and hands on a sum of the other."""
+    x = spell("A" * 24 + "B" * 17 + "A" * 15 + "C" * 72 + "D" * 9, 520, dtype, noise=0.05)
+    for _ in range(3):
+        result = emulator.pool(x, threshold=0.7)
+        assert result.counts.tolist() == [24, 17, 15, 72, 9]
+        for group, value in zip(x.split(result.counts.tolist()), result.values, strict=True):
+            alone = emulator.pool(group.contiguous(), threshold=-1.0).values[0]
+            assert torch.equal(bits(value), bits(alone))
+
+
+@pytest.mark.parametrize("dim", [8, 1040])
+def test_every_row_that_a_block_watches_may_open_a_group(dim):
+    x = torch.ones(1500, dim, dtype=torch.float16)
+    for _ in range(6):
+        assert emulator.pool(x, threshold=2.0).segment_ids.tolist() == list(range(1500))
+
+
+def test_both_words_of_a_prefix_are_of_this_launch():
+    """One may be there before the other; what a launch before has left there is another group's length."""
+    one, many = torch.ones(400, 4), spell("AAABB" * 80, 4)
+    for seed in range(40):
+        assert emulator.pool(one, seed=seed).counts.tolist() == [400]
+        assert emulator.pool(many, threshold=0.9, seed=seed).counts.tolist() == [3, 2] * 80
+
+
+@pytest.mark.parametrize("second", [168, 171])
+def test_a_tile_may_wait_for_one_that_hands_on_nothing(second):
+    """More than 32 bounds, which make no sense: tile 22 goes on with a group that ended in tile 21, or before it."""
+    x = torch.ones(400, 8)
+    bounds = torch.tensor([0, second, 160, 0, *[400] * 61], dtype=torch.int32)
+    for _ in range(5):
+        assert 0 <= int(emulator.pool(x, bounds, threshold=-1.0).cu_seqlens[-1]) <= 400
+
+
 def test_sequences_may_begin_at_odd_addresses():
     """Rows of whole chunks, a whole number of chunks apart, but not from sequence to sequence."""
     rows = spell("AABBBCAA" * 3, 8, noise=0.1)
@@ -150,7 +186,7 @@ def test_rows_and_sequences_may_lie_far_apart(dtype, dim):
             assert same_bits(found, expected)
 
 
-@pytest.mark.parametrize(("tile", "stride", "chunk"), [(2**20, 4096, 5), (2**28 - 1, 8, 0), (7, 2**31, 2**27)])
+@pytest.mark.parametrize(("tile", "stride", "chunk"), [(2**20, 4096, 5), (2**28 - 1, 8, 0), (7, 2**31, 2**29)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_have_offsets_beyond_32_bits(dtype, tile, stride, chunk):
     """Arithmetic alone: a call with so many needs terabytes."""
