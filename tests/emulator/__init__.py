@@ -79,7 +79,7 @@ def launch(
             *map(pointer, outputs),
             DTYPES[x.dtype],
             chance.choice([0, 3, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, TILE_ROWS + window]),
-            chance.choice([1, 2, 3, 7, 32]),
+            chance.choice([1, 2, 3, 7, 32, 80]),
             chance.randrange(3),
             chance.choice([0, 5, 50]),
             ctypes.c_uint64(seed),

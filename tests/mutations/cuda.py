@@ -95,7 +95,6 @@ FAULTS = [
     Fault("first-warp-counted-for-all", DOTS, "total += sum[w * stride]", "total += sum[0]"),
     # Of 16-bit formats
     Fault("first-met-one-late", DOTS, "return -16 * pass - 8;", "return -16 * pass - 7;"),
-    Fault("later-passes-one-late", DOTS, "return -16 * pass - 8;", "return pass == 0 ? -8 : -16 * pass - 7;"),
     Fault("first-lags-of-later-passes-not-asked", DOTS, "pass == 0 ? 0 : 16 * pass - 8", "pass == 0 ? 0 : 16 * pass - 4"),
     Fault("last-lags-of-a-pass-not-asked", DOTS, "return 16 * pass + 15;", "return 16 * pass + 11;"),
     Fault("known-one-row-too-few-before", DOTS, "return met >= 0 && met < 16;", "return met > 0 && met < 16;"),
@@ -275,7 +274,6 @@ FAULTS = [
     Fault("larger-block-keeps-the-smaller", MEANS, "      for (int i = 0; i < carried.joining; i += kFan - 1) {\n        float earlier[kElements] = {};", "      float earlier[kElements] = {};\n      for (int i = 0; i < carried.joining; i += kFan - 1) {"),
     Fault("joined-block-without-its-own-segment", MEANS, "segment[e] = earlier[e] + segment[e];", "segment[e] = earlier[e];"),
     Fault("largest-block-not-found", MEANS, "done + size * kFan <= before", "done + size * kFan < before"),
-    Fault("earlier-block-not-aligned", MEANS, "done % (size * kFan) == 0 && ", ""),
     Fault("earlier-sum-of-the-segment-behind", MEANS, "place(done - 1)", "place(done)"),
     Fault("last-earlier-sum-not-added", MEANS, "i < carried.earlier; ++i) add_sum", "i < carried.earlier - 1; ++i) add_sum"),
     Fault("rest-added-before-earlier-sums", MEANS, "(total[e] + block[e] + segment[e])", "(total[e] + (block[e] + segment[e]))"),
