@@ -23,9 +23,11 @@ using emulator::Dtype;
 #ifdef EMULATOR_TSAN
 constexpr bool kGarbage = false;
 constexpr unsigned kMostBlocks = 60;
+constexpr int kWidest = 256;
 #else
 constexpr bool kGarbage = true;
 constexpr unsigned kMostBlocks = 200;
+constexpr int kWidest = 4096;
 #endif
 
 std::mt19937_64 rng;
@@ -83,6 +85,7 @@ Case draw_case(int most_rows) {
   c.batch = pick({1, 1, 2, 3, 9});
   // The last have blocks of more than two warps, and chunks that are no whole 32; of few rows, for they take long.
   c.dim = pick({8, 16, 64, 64, 256, 5, 33, 130, 8, 16, 64, 64, 256, 5, 33, 1032, 1032, 4096});
+  c.dim = std::min(c.dim, kWidest);
   if (c.dim > 1000) most_rows = std::min(most_rows, c.dim > 4000 ? 30 : 90);
   c.window = pick({1, 2, 3, 3, 4, 5, 8, 32});
   c.threshold = pick({-1.0, 0.3, 0.6, 0.8, 0.95, 2.0});
