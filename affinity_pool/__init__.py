@@ -15,7 +15,7 @@ from .results import Pooled, PooledPadded
 from .streaming import AffinityPooler
 
 if TYPE_CHECKING:
-    from .models.patch import patch
+    from .models.patch import patch, unpatch
     from .models.sites import Site
 
 __version__ = "0.1.0"
@@ -30,10 +30,11 @@ __all__ = [
     "pool",
     "pool_padded",
     "reference",
+    "unpatch",
     "use",
 ]
 
-_FROM_MODELS = ("Site", "patch")
+_FROM_MODELS = ("Site", "patch", "unpatch")
 
 
 def __getattr__(name: str) -> Any:

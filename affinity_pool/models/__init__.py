@@ -14,8 +14,20 @@ except ImportError as error:
 
 from . import kimi_audio as _kimi_audio  # noqa: F401  # registers its family
 from .families import FAMILIES, UNFIT, Family
-from .patch import Handle, patch
+from .patch import Handle, patch, unpatch
 from .sites import PRESETS, Reduce, Site
 from .stats import PrefillStats, SiteStats
 
-__all__ = ["FAMILIES", "PRESETS", "UNFIT", "Family", "Handle", "PrefillStats", "Reduce", "Site", "SiteStats", "patch"]
+__all__ = [
+    "FAMILIES",
+    "PRESETS",
+    "UNFIT",
+    "Family",
+    "Handle",
+    "PrefillStats",
+    "Reduce",
+    "Site",
+    "SiteStats",
+    "patch",
+    "unpatch",
+]

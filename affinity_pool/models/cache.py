@@ -6,7 +6,6 @@ columns where masks are built. ``SiteState`` is what decoding needs to know abou
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from .calls import innermost
+
 if TYPE_CHECKING:
     from .patch import Handle
+    from .sites import Positions
+
+PooledBy = tuple[tuple[int, ...], "Positions"]
+"""The layers of the sites of a patch, and its positions: a cache is continued by any patch that has the same."""
 
 # What layers call it in transformers 4.55; what models call it, and layers from 4.56 on; what both call it since 5.24,
 # where models still take the second. Oldest first: a version may carry along, unused, a name it does not know yet.
@@ -59,41 +64,41 @@ class SiteState:
             self.shift = self.shift[rows.to(self.shift.device)]
 
 
-def check_owner(owner: weakref.ref[Handle], handle: Handle | None) -> None:
-    """Raise unless the patch that pooled a cache is the one at work."""
-    if handle is None or owner() is not handle:
+def check_owner(pooled_by: PooledBy, handle: Handle | None) -> None:
+    """Raise unless the patch at work is one that can continue a cache of ``pooled_by``."""
+    if handle is None or handle.pooled_by != pooled_by:
+        layers, positions = pooled_by
         raise RuntimeError(
-            "this KV cache was pooled by affinity_pool.patch, and that patch is not at work in this call: its "
-            "layers differ in length and an unpatched model would misread them. Continue it inside the patch that "
-            "filled it, or start with a new cache"
+            "this KV cache was pooled by affinity_pool.patch, and no patch like that is at work in this call: its "
+            "layers differ in length and another model would misread them. Continue it on a model patched at layers "
+            f"{', '.join(map(str, layers))} with positions={positions!r}, or start with a new cache"
         )
 
 
 class PooledCache(DynamicCache):
-    """A ``DynamicCache`` that a patched model has pooled. Only that model, still patched, can continue it."""
+    """A ``DynamicCache`` that a patched model has pooled. Only a model patched alike can continue it."""
 
     sites: dict[int, SiteState]
     audio: Tensor
     """``[B, L]`` bool: the audio tokens of the prefill, in the caller's columns."""
-    owner: weakref.ref[Handle]
+    pooled_by: PooledBy
 
     @classmethod
-    def adopt(cls, cache: DynamicCache, owner: Handle, audio: Tensor) -> PooledCache:
+    def adopt(cls, cache: DynamicCache, pooled_by: PooledBy, audio: Tensor) -> PooledCache:
         """Turn the cache of a running prefill into a pooled one, in place: the caller holds this very object."""
         if not isinstance(cache, cls):
             cache.__class__ = cls
-            cache.sites, cache.audio, cache.owner = {}, audio, weakref.ref(owner)  # type: ignore[attr-defined]
+            cache.sites, cache.audio, cache.pooled_by = {}, audio, pooled_by  # type: ignore[attr-defined]
             for layer in cache.layers:
                 layer.__class__ = DynamicLayer  # one with a window that never cuts is no other
         return cache  # type: ignore[return-value]
 
     def check_owner(self, handle: Handle | None) -> None:
-        """Raise unless the patch that pooled this cache is the one at work."""
-        check_owner(self.owner, handle)
+        """Raise unless the patch at work is one that can continue this cache."""
+        check_owner(self.pooled_by, handle)
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        owner = self.owner()
-        self.check_owner(owner if owner is not None and owner.running else None)
+        self.check_owner(innermost())
         return super().update(*args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -133,7 +138,7 @@ class PooledCache(DynamicCache):
         """Forget everything: an ordinary, empty ``DynamicCache`` again."""
         self.layers = [type(layer)() for layer in self.layers]  # reset() of transformers 4 keeps the lengths
         self.__class__ = DynamicCache  # type: ignore[assignment]
-        del self.sites, self.audio, self.owner
+        del self.sites, self.audio, self.pooled_by
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # says LongTensor, takes any

@@ -146,7 +146,9 @@ UNFIT: dict[str, str] = {
 def family_of(model: Any) -> Family:
     """Look a model's family up by ``config.model_type``; one that does not fit, or is unknown, is refused by name."""
     if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
-        raise TypeError(f"model must be a transformers model, got {type(model).__name__}")
+        inside = [name for name, module in _children(model) if getattr(_config(module), "model_type", None) in FAMILIES]
+        hint = f"; patch its .{inside[0]}" if inside else ""
+        raise TypeError(f"model must be a transformers model, got {type(model).__name__}{hint}")
     kind = getattr(model.config, "model_type", None)
     if kind in FAMILIES:
         return FAMILIES[kind]
@@ -157,3 +159,11 @@ def family_of(model: Any) -> Family:
         f"{named} is not supported, only {', '.join(FAMILIES)}: "
         "if it replaces audio placeholders by embeddings, add a Family to affinity_pool.models.FAMILIES"
     )
+
+
+def _children(model: Any) -> list[tuple[str, torch.nn.Module]]:
+    return list(model.named_children()) if isinstance(model, torch.nn.Module) else []
+
+
+def _config(module: torch.nn.Module) -> Any:
+    return getattr(module, "config", None)

@@ -12,27 +12,26 @@ phases, the table is asked for more rows than there are keys, and the branch tak
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cache import SiteState, check_owner
+from .cache import PooledBy, SiteState, check_owner
+from .calls import Call, Continuation, Prefill, current, innermost
 from .families import FAMILIES, Family, language_model
-from .patch import Continuation, Handle, Prefill
+from .patch import POSITIONS, Handle
 
 
 class PooledKeys(tuple[tuple[Tensor, Tensor], ...]):
-    """A KV cache of Kimi-Audio that a patched model has pooled. Only that model, still patched, can continue it."""
+    """A KV cache of Kimi-Audio that a patched model has pooled. Only a model patched alike can continue it."""
 
     sites: dict[int, SiteState]
-    owner: weakref.ref[Handle]
+    pooled_by: PooledBy
 
     def __getitem__(self, index: Any) -> Any:
-        owner = self.owner()
-        check_owner(self.owner, owner if owner is not None and owner.running else None)
+        check_owner(self.pooled_by, innermost())
         return super().__getitem__(index)
 
 
@@ -41,21 +40,31 @@ class KimiPrefill(Prefill):
     """A running forward with audio; its caches are returned, not filled in place."""
 
     sites: dict[int, SiteState] = field(default_factory=dict)
+    branch: dict[str, Any] = field(default_factory=dict)
+    """What holds for the audio stream's layers: the override at the layer they begin with."""
+
+
+@dataclass
+class KimiContinuation(Continuation):
+    """A running forward on top of pooled keys."""
+
+    branch: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> dict[int, SiteState]:
+        return self.cache.sites
 
 
 class KimiHandle(Handle):
     """A patched Kimi-Audio. ``stats`` counts the keys of the audio stream's layers too."""
 
-    def __init__(self, model: Any, *args: Any) -> None:
-        super().__init__(model, *args)
-        self._branch: dict[str, Any] = {}
-        branching = self._decoder.layers[self._branch_layer]
-        self._hooks.append(branching.register_forward_pre_hook(self._note_branch))
+    def _install(self) -> None:
+        super()._install()
+        self._changes.hook(self._decoder.layers[self._branch_layer], self._note_branch)
         for layer in self._decoder.mimo_layers:
-            self._hooks.append(layer.register_forward_pre_hook(self._at_branch, with_kwargs=True))
+            self._changes.hook(layer, self._at_branch)
         for layer in (*self._decoder.layers, *self._decoder.mimo_layers):
-            table = layer.self_attn.rotary_emb
-            self._hooks.append(table.register_forward_pre_hook(self._lengthen, with_kwargs=True))
+            self._changes.hook(layer.self_attn.rotary_emb, self._lengthen)
 
     @property
     def _branch_layer(self) -> int:
@@ -70,7 +79,7 @@ class KimiHandle(Handle):
 
     # The call as a whole.
 
-    def _begin(self, kwargs: dict[str, Any]) -> KimiPrefill | Continuation | None:
+    def _begin(self, kwargs: dict[str, Any]) -> Call:
         cache = kwargs.get("past_key_values")
         if kwargs.get(self._family.features) is not None:
             self._check_prefill(kwargs)
@@ -80,14 +89,18 @@ class KimiHandle(Handle):
                 positions = torch.arange(audio.shape[1], device=audio.device)[None]
             return KimiPrefill(audio, None, audio, positions=positions)
         if isinstance(cache, PooledKeys):
-            check_owner(cache.owner, self)
+            check_owner(cache.pooled_by, self)
             if kwargs.get("position_ids") is None:
                 raise ValueError(
                     "position_ids is None while decoding on a pooled cache, which is shorter than the conversation: "
                     "pass the positions, as Kimi-Audio's own generation loop does"
                 )
-            return Continuation(cache, None)  # type: ignore[arg-type]  # has the sites, and no more is asked of it
-        return None
+            return KimiContinuation(cache, None)  # type: ignore[arg-type]  # has the sites, and no more is asked of it
+        if kwargs.get("inputs_embeds") is not None or kwargs.get(POSITIONS) is not None:
+            raise NotImplementedError(
+                "Kimi-Audio adds its features to embeddings itself: pass input_ids and features, not inputs_embeds"
+            )
+        return Call()
 
     def _check_prefill(self, kwargs: dict[str, Any]) -> None:
         ids, marked, mask = (kwargs.get(name) for name in ("input_ids", "is_continuous_mask", "attention_mask"))
@@ -111,12 +124,11 @@ class KimiHandle(Handle):
                 "Compute the loss from the logits yourself, or remove the patch"
             )
 
-    def _leave(self, model: torch.nn.Module, args: Any, output: Any) -> Any:
-        forward = self._forward
-        super()._leave(model, args, output)
-        sites = _sites(forward)
-        if output is None or not sites:
-            return None
+    def _end(self, call: Call, output: Any) -> Any:
+        output = super()._end(call, output)
+        sites = _sites(call)
+        if not sites:
+            return output
         if isinstance(output, tuple):
             return tuple(self._adopt(part, sites) if _is_cache(part) else part for part in output)
         if output.past_key_values is not None:
@@ -125,7 +137,7 @@ class KimiHandle(Handle):
 
     def _adopt(self, cache: Any, sites: dict[int, SiteState]) -> PooledKeys:
         keys = PooledKeys(cache)
-        keys.sites, keys.owner = sites, weakref.ref(self)
+        keys.sites, keys.pooled_by = sites, self.pooled_by
         return keys
 
     # One layer.
@@ -152,22 +164,23 @@ class KimiHandle(Handle):
         if shift is not None:
             run.override["position_ids"] = kwargs["position_ids"] - shift
 
-    def _note_branch(self, layer: torch.nn.Module, args: Any) -> None:
-        self._branch = self._forward.override if self._forward is not None else {}
+    def _note_branch(self, layer: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        call = current(self)
+        if isinstance(call, (KimiPrefill, KimiContinuation)):
+            call.branch = call.override
 
     def _at_branch(self, layer: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, kwargs | self._branch
+        call = current(self)
+        return args, kwargs | (call.branch if isinstance(call, (KimiPrefill, KimiContinuation)) else {})
 
     def _lengthen(self, table: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """The positions of pooled keys reach as far as those of the caller's tokens."""
-        removed = max((state.removed for state in _sites(self._forward).values()), default=0)
+        removed = max((state.removed for state in _sites(current(self)).values()), default=0)
         return args, kwargs | {"seq_len": kwargs["seq_len"] + removed}
 
 
-def _sites(forward: Prefill | Continuation | None) -> dict[int, SiteState]:
-    if forward is None:
-        return {}
-    return forward.sites if isinstance(forward, KimiPrefill) else forward.cache.sites  # type: ignore[union-attr]
+def _sites(call: Call | None) -> dict[int, SiteState]:
+    return call.sites if isinstance(call, (KimiPrefill, KimiContinuation)) else {}
 
 
 def _is_cache(part: Any) -> bool:

@@ -1,19 +1,19 @@
-"""``affinity_pool.patch``: pool the audio tokens of a speech language model while it runs, by forward pre-hooks alone.
+"""``affinity_pool.patch``: pool the audio tokens of a speech language model while it runs, by forward pre-hooks.
 
-A hook on the model notes what the call is: a prefill with audio, the continuation of a pooled cache, or neither, and
-then every other hook steps aside. A hook on the layer of each site pools the hidden states (prefill) or finds the shape
-of the pooled keys (continuation) and decides the mask, positions and rotary phases that hold from there on; the layers
-up to the next site take them over. Without a KV cache each step is a prefill: causality makes it pool the same groups.
+Around the model's forward stands a function that notes what the call is: a prefill with audio, the continuation of a
+pooled cache, or neither, and then every hook steps aside. A hook on the layer of each site pools the hidden states
+(prefill) or finds the shape of the pooled keys (continuation) and decides the mask, positions and rotary phases that
+hold from there on; the layers up to the next site take them over. Without a KV cache each step is a prefill: causality
+makes it pool the same groups.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
-import weakref
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -22,16 +22,20 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from .cache import PooledCache, SiteState, cache_of
+from .cache import PooledBy, PooledCache, SiteState, cache_of
+from .calls import Call, Continuation, Prefill, current, running
 from .columns import first_columns, renumber, take_phases
 from .families import Family, family_of
 from .masks import attention_mask, is_supported
-from .sites import Positions, Site, resolve
+from .modules import Changes, patch_of
+from .sites import Positions, Site, check_positions, resolve
 from .stats import PrefillStats, SiteRecord, prefill_stats
+from .wrappers import unwrapped
 
 HookResult = tuple[tuple[Any, ...], dict[str, Any]] | None
 
-_patched: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+POSITIONS = "audio_positions"
+"""What a patched model's forward takes besides: ``[B, T]`` bool, which of ``inputs_embeds`` are audio."""
 
 
 def patch(
@@ -43,7 +47,8 @@ def patch(
     """Pool the audio tokens of ``model`` at each of ``sites``, in ``model(...)`` and ``model.generate(...)``.
 
     Args:
-        model: a Hugging Face speech language model of a family in :data:`affinity_pool.models.FAMILIES`.
+        model: a Hugging Face speech language model of a family in :data:`affinity_pool.models.FAMILIES`, also inside
+            peft adapters, DistributedDataParallel, torch.compile or averaged weights.
         sites: a preset of the paper (``"aggressive"``, ``"conservative"``; its thresholds are for Qwen2-Audio, its deep
             layer, 29 of 32, scales with the depth), a list of :class:`Site`, a JSON file, or a checkpoint folder that
             holds ``affinity_pool.json``.
@@ -56,11 +61,24 @@ def patch(
 
     Batches must be padded on the left, as ``generate`` needs them anyway; ``output_hidden_states`` then has a different
     width from each site on, and so have the logits of a prefill: their last column is the last token's.
+
+    Calls may come from several threads. Embeddings made beforehand are pooled where the caller says which are audio:
+    ``model.generate(inputs_embeds=..., audio_positions=mask)``, with a ``[B, T]`` bool mask. Copies and pickles of a
+    patched model come out unpatched.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: an argument makes no sense; the message names it.
+        NotImplementedError: this model, or what it is wrapped in, cannot be pooled; the message says why.
+        RuntimeError: the model, or one that shares its decoder, is patched already.
     """
+    model = unwrapped(model)
     family = family_of(model)
-    if model in _patched:
-        raise RuntimeError("this model is patched already: call remove() on its handle first, or leave its with block")
     decoder = family.decoder(model)
+    if any(patch_of(module) is not None for module in (model, decoder, *decoder.layers)):
+        raise RuntimeError(
+            "this model is patched already, or shares its decoder with one that is: call remove() on the handle first, "
+            "leave its with block, or call affinity_pool.unpatch(model)"
+        )
     kinds = set(getattr(decoder.config, "layer_types", None) or []) - {"full_attention"}
     if kinds:
         raise NotImplementedError(
@@ -74,39 +92,20 @@ def patch(
             "of keys, which only full attention follows. Set config.sliding_window to None if the model can do without"
         )
     found, from_file = resolve(sites, len(decoder.layers))
-    chosen: Positions = positions or from_file or "keep"
-    if chosen not in ("keep", "compact"):
-        raise ValueError(f"positions must be 'keep' or 'compact', got {chosen!r}")
+    chosen = check_positions("keep" if positions is None and from_file is None else positions or from_file)
     return (family.handle or Handle)(model, family, decoder, found, chosen)
 
 
-@dataclass
-class Prefill:
-    """A running forward that carries audio, as far as the layers have come."""
+def unpatch(model: torch.nn.Module) -> None:
+    """Take the patch off a model whose handle is out of reach; one without a patch is left as it is.
 
-    audio: Tensor
-    """``[B, T]`` bool, audio tokens among the columns entering the next site."""
-    mask: Tensor | None
-    caller_audio: Tensor
-    lengths: Tensor | None = None
-    before: list[int] | None = None
-    positions: Tensor | None = None
-    """``[..., B or 1, T]`` what the rotary embedding was given, of the columns entering the next site."""
-    shift: Tensor | None = None
-    """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
-    override: dict[str, Any] = field(default_factory=dict)
-    records: list[SiteRecord] = field(default_factory=list)
-
-
-@dataclass
-class Continuation:
-    """A running forward on top of a pooled cache."""
-
-    cache: PooledCache
-    turn: Tensor | None
-    positions: Tensor | None = None
-    """``[..., B or 1, queries]`` what the rotary embedding was given."""
-    override: dict[str, Any] = field(default_factory=dict)
+    Args:
+        model: what was patched, or a model that shares its decoder, or whatever is around one of them.
+    """
+    model = unwrapped(model)
+    for module in model.modules():
+        if (handle := patch_of(module)) is not None:
+            handle.remove()
 
 
 class Handle:
@@ -116,26 +115,33 @@ class Handle:
         self.model, self.sites, self.positions = model, sites, positions
         self._family, self._decoder = family, decoder
         self._parameters = list(inspect.signature(model.forward).parameters)
-        self._forward: Prefill | Continuation | None = None
         self._records: list[SiteRecord] = []
-        self._hooks = [
-            model.register_forward_pre_hook(self._enter, with_kwargs=True),
-            model.register_forward_hook(self._leave, always_call=True),
-        ]
-        site_of = {site.layer: site for site in sites}
-        for index, layer in enumerate(decoder.layers[sites[0].layer :], sites[0].layer):
-            hook = partial(self._at_site, site_of[index]) if index in site_of else self._after_site
-            self._hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
-        self._watch_positions()
-        _patched.add(model)
+        self._changes = Changes(self)
+        try:
+            self._install()
+        except BaseException:
+            self.remove()
+            raise
+
+    def _install(self) -> None:
+        self._changes.wrap(self.model, self._around)
+        self._changes.hook(self._decoder, self._at_decoder)
+        site_of = {site.layer: site for site in self.sites}
+        first = self.sites[0].layer
+        for index, layer in enumerate(self._decoder.layers[first:], first):
+            self._changes.hook(layer, partial(self._at_site, site_of[index]) if index in site_of else self._after_site)
+        if self.positions == "compact":
+            self._watch_positions()
 
     def remove(self) -> None:
-        """Take all hooks off: the model is what it was. KV caches it pooled cannot be continued any more."""
-        for hook in self._hooks:
-            hook.remove()
-        if self._hooks:
-            self._hooks = []
-            _patched.discard(self.model)
+        """Take the patch off: the model is what it was. KV caches it pooled wait for a patch of the same layers."""
+        self._changes.undo()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a handle belongs to the model it patched and cannot be copied or pickled: copy the model, which comes out "
+            "unpatched, and patch the copy"
+        )
 
     def __enter__(self) -> Handle:
         return self
@@ -147,12 +153,17 @@ class Handle:
 
     @property
     def running(self) -> bool:
-        """Whether a forward that pools, or continues a pooled cache, is under way."""
-        return self._forward is not None
+        """Whether a forward that pools, or continues a pooled cache, is under way in this thread."""
+        return isinstance(current(self), (Prefill, Continuation))
+
+    @property
+    def pooled_by(self) -> PooledBy:
+        """What a patch must have in common with this one to continue a cache that this one pooled."""
+        return tuple(site.layer for site in self.sites), self.positions
 
     @property
     def stats(self) -> PrefillStats | None:
-        """The last prefill that carried audio; None before the first. Reading it waits for the device."""
+        """The last prefill with audio to end, in any thread; None before the first. Reading waits for the device."""
         if not self._records:
             return None
         config = self._decoder.config
@@ -166,43 +177,102 @@ class Handle:
 
     # The call as a whole.
 
-    def _enter(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._forward is not None:
-            raise RuntimeError(
-                "a forward of this patched model started inside another one (a hook or a second thread?): "
-                "run one forward at a time, or patch a copy of the model for each thread"
-            )
-        if args:
-            kwargs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        self._forward = self._begin(kwargs)
+    def _around(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The model's forward with a :class:`Call` around it."""
 
-    def _begin(self, kwargs: dict[str, Any]) -> Prefill | Continuation | None:
-        """What a call with these arguments is; None where there is nothing to do."""
+        @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
+        @functools.wraps(forward)
+        def pooling(*args: Any, **kwargs: Any) -> Any:
+            if not self._changes.stand:  # others have put a function of theirs around this one, and keep it
+                return forward(*args, **kwargs)
+            named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+            kwargs.pop(POSITIONS, None)
+            call = self._begin(named)
+            with running(self, call):
+                output = forward(*args, **kwargs)
+            return self._end(call, output)
+
+        pooling.__signature__ = _with_positions(inspect.signature(forward))
+        return pooling
+
+    def _begin(self, kwargs: dict[str, Any]) -> Call:
+        """What a call with these arguments is."""
         ids, cache = kwargs.get("input_ids"), cache_of(kwargs)
         if kwargs.get(self._family.features) is not None and (ids is None or ids.shape[1] > 1):
+            if kwargs.get(POSITIONS) is not None:
+                raise ValueError(
+                    "audio_positions goes with inputs_embeds, and this call has features: pass one of them"
+                )
             self._check_prefill(kwargs)
             audio = kwargs["input_ids"] == self._family.audio_token_id(self.model.config)
             return Prefill(audio, kwargs.get("attention_mask"), audio)
+        audio = self._said_positions(kwargs)
+        if audio is not None:
+            self._check_prefill(kwargs)
+            return Prefill(audio, kwargs.get("attention_mask"), audio)
         if isinstance(cache, PooledCache):
             cache.check_owner(self)
-            tokens = ids if ids is not None else kwargs["inputs_embeds"]
+            tokens = kwargs["inputs_embeds"] if ids is None else ids
             return Continuation(cache, _padded_turn(kwargs.get("attention_mask"), tokens.shape[1]))
-        return None
+        return Call()
 
-    def _leave(self, model: torch.nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(self._forward, Prefill) and output is not None:  # None: the call raised
-            self._records = self._forward.records
-        self._forward = None
+    def _said_positions(self, kwargs: dict[str, Any]) -> Tensor | None:
+        """The caller's ``audio_positions``, if this call has embeddings that are audio; None if it has none."""
+        said, ids, embeds = kwargs.get(POSITIONS), kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+        if embeds is None:
+            cache = cache_of(kwargs)
+            if said is not None and (cache is None or cache.get_seq_length() == 0):
+                raise ValueError(
+                    "audio_positions goes with inputs_embeds, and this call has none: where there are input_ids their "
+                    "placeholders say what is audio. Without a KV cache generate() cannot go on from inputs_embeds"
+                )
+            return None  # of a prompt whose decoding this is: generate() hands its arguments to every step
+        if ids is not None or (embeds.shape[1] == 1 and said is None):
+            return None
+        if said is None:
+            raise ValueError(
+                "inputs_embeds may hold audio, and pooling cannot see where: pass audio_positions, a [batch, tokens] "
+                "bool mask of the embeddings that are audio (all False if none is), to the model or to generate(), or "
+                "remove the patch"
+            )
+        if not isinstance(said, Tensor) or said.dtype != torch.bool or said.shape != embeds.shape[:2]:
+            given = f"{said.dtype} {list(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
+            raise ValueError(f"audio_positions must be a bool tensor of shape {list(embeds.shape[:2])}, got {given}")
+        return said if bool(said.any()) else None
+
+    def _end(self, call: Call, output: Any) -> Any:
+        """Note what a prefill did. A call that hooks have not seen was computed by other layers than were patched."""
+        self._check_passed(call)
+        if isinstance(call, Prefill):
+            self._records = call.records
+        return output
+
+    def _check_passed(self, call: Call) -> None:
+        wanted = [site.layer for site in self.sites] if isinstance(call, (Prefill, Continuation)) else []
+        if missed := [layer for layer in wanted if layer not in call.passed]:
+            raise RuntimeError(
+                f"this call ended without passing {', '.join(f'layer {layer}' for layer in missed)}, where it should "
+                "have been pooled: the layers were exchanged, or run from code that was compiled or captured without "
+                "the patch. Patch first and compile afterwards; torch.compiler.reset() drops what was compiled"
+            )
+
+    def _at_decoder(self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if current(self) is None and kwargs.get("inputs_embeds") is not None:
+            raise RuntimeError(
+                "the decoder of a patched model was called with embeddings, around the model: pooling cannot see which "
+                f"of them are audio. Call the {type(self.model).__name__}, with audio_positions if it is to be given "
+                "embeddings, or remove the patch"
+            )
 
     def _watch_positions(self) -> None:
         """Renumbering needs the positions behind the phases, which layers are not always told (multimodal RoPE)."""
 
         def note(rotary: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._forward is not None and self._forward.positions is None:  # else the call is our own
-                self._forward.positions = args[1] if len(args) > 1 else kwargs["position_ids"]
+            call = current(self)
+            if isinstance(call, (Prefill, Continuation)) and call.positions is None:  # else the question is our own
+                call.positions = args[1] if len(args) > 1 else kwargs["position_ids"]
 
-        if self.positions == "compact":
-            self._hooks.append(self._decoder.rotary_emb.register_forward_pre_hook(note, with_kwargs=True))
+        self._changes.hook(self._decoder.rotary_emb, note)
 
     def _check_prefill(self, kwargs: dict[str, Any]) -> None:
         """Refuse, before anything is computed, what a prefill with audio cannot do while it is pooled."""
@@ -210,10 +280,10 @@ class Handle:
         implementation = self._decoder.config._attn_implementation
         if cache is not None:
             _check_cache(cache, _longest(self._decoder))
-        if kwargs.get("input_ids") is None:
+        if kwargs.get("input_ids") is None and kwargs.get(self._family.features) is not None:
             raise NotImplementedError(
                 "audio positions are found in input_ids, which this call does not pass: pass input_ids instead of "
-                "inputs_embeds, or remove the patch"
+                "inputs_embeds, or no features but audio_positions beside inputs_embeds that hold the audio"
             )
         if kwargs.get("labels") is not None:
             raise NotImplementedError(
@@ -238,24 +308,25 @@ class Handle:
     # One layer.
 
     def _at_site(self, site: Site, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
-        forward = self._forward
-        if forward is None:
+        call = current(self)
+        if not isinstance(call, (Prefill, Continuation)):
             return None
-        if isinstance(forward, Prefill):
-            hidden = self._pool(forward, site, args[0], kwargs)
-        else:
-            hidden = args[0]
-            if site.layer in forward.cache.sites:
-                self._continue(forward, site.layer, hidden, kwargs)
-        if not forward.override:
+        hidden = args[0]
+        if isinstance(call, Prefill):
+            hidden = self._pool(call, site, hidden, kwargs)
+        elif site.layer in call.cache.sites:
+            self._continue(call, site.layer, hidden, kwargs)
+        call.passed.append(site.layer)
+        if not call.override:
             return None
-        kwargs.update(forward.override)
+        kwargs.update(call.override)
         return (hidden, *args[1:]), kwargs
 
     def _after_site(self, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
-        if self._forward is None or not self._forward.override:
+        call = current(self)
+        if call is None or not call.override:
             return None
-        kwargs.update(self._forward.override)
+        kwargs.update(call.override)
         return args, kwargs
 
     def _pool(self, run: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -323,7 +394,7 @@ class Handle:
         }
         cache = cache_of(kwargs)
         if cache is not None:
-            cache = PooledCache.adopt(cache, self, run.caller_audio)
+            cache = PooledCache.adopt(cache, self.pooled_by, run.caller_audio)
             cache.sites[layer] = SiteState(run.caller_audio.shape[1] - width, valid, run.shift)
 
     def _meet_caller(self, run: Prefill, hidden: Tensor) -> None:
@@ -358,6 +429,15 @@ class Handle:
         if state.shift is not None:
             assert run.positions is not None
             run.override["position_embeddings"] = self._decoder.rotary_emb(hidden, run.positions - state.shift)
+
+
+def _with_positions(signature: inspect.Signature) -> inspect.Signature:
+    """``generate`` refuses arguments that the model's forward does not name."""
+    named = inspect.Parameter(POSITIONS, inspect.Parameter.KEYWORD_ONLY, default=None)
+    parameters = list(signature.parameters.values())
+    last = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+    at = len(parameters) - last
+    return signature.replace(parameters=[*parameters[:at], named, *parameters[at:]])
 
 
 def _longest(decoder: Any) -> int:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 from torch import Tensor
 
@@ -90,6 +90,13 @@ def resolve(sites: object, depth: int) -> tuple[tuple[Site, ...], Positions | No
     if len({site.layer for site in found}) < len(found):
         raise ValueError(f"two sites at one layer: {[site.layer for site in found]}; keep one Site for each layer")
     return tuple(sorted(found, key=lambda site: site.layer)), positions
+
+
+def check_positions(positions: object) -> Positions:
+    """One of those there are."""
+    if positions not in get_args(Positions):
+        raise ValueError(f"positions must be 'keep' or 'compact', got {positions!r}")
+    return cast(Positions, positions)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[tuple[Site, ...], Positions | None]:

@@ -83,12 +83,6 @@ def test_audio_on_top_of_a_filled_cache(model, speech):
             model(**speech, past_key_values=cache)
 
 
-def test_inputs_embeds_with_audio(model, speech):
-    del speech["input_ids"]
-    with patch(model, DUAL), refused("input_ids.*pass input_ids instead of inputs_embeds"):
-        model(**speech, inputs_embeds=torch.zeros(3, 39, 64))
-
-
 def test_a_four_dimensional_mask(model, speech):
     speech["attention_mask"] = torch.ones(3, 1, 39, 39, dtype=torch.bool)
     with patch(model, DUAL), refused(r"2-D, \[batch, tokens\]"):
@@ -124,27 +118,20 @@ def test_a_pooled_cache_after_its_patch_is_gone(model, speech):
     ids = torch.full((3, 1), 20)
     with refused("pooled by affinity_pool.patch.*start with a new cache", RuntimeError):
         model(input_ids=ids, past_key_values=cache)
-    with patch(model, DUAL), refused("pooled by affinity_pool.patch", RuntimeError):
-        model(input_ids=ids, past_key_values=cache)
+    for sites, positions in ([INPUT], "keep"), (DUAL, "compact"):
+        with (
+            patch(model, sites, positions=positions),
+            refused("Continue it on a model patched at layers 0, 2 with positions='keep'", RuntimeError),
+        ):
+            model(input_ids=ids, past_key_values=cache)
 
 
 def test_a_pooled_cache_on_another_model(model, speech):
     other = copy.deepcopy(speech_model())
     with patch(model, DUAL):
         cache = model(**speech).past_key_values
-        with refused("Continue it inside the patch that filled it", RuntimeError):
+        with refused("no patch like that is at work", RuntimeError):
             other(input_ids=torch.full((3, 1), 20), past_key_values=cache)
-
-
-def test_a_forward_inside_a_forward(model, speech):
-    with patch(model, DUAL):
-        inner = model.get_input_embeddings().register_forward_hook(lambda *_: model(**speech))
-        try:
-            with refused("inside another one.*one forward at a time", RuntimeError):
-                model(**speech)
-        finally:
-            inner.remove()
-        model(**speech)
 
 
 def test_patching_twice(model):

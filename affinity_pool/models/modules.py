@@ -1,0 +1,116 @@
+"""What a patch does to modules, and how all of it is undone.
+
+Three things: pre-hooks, a function around one module's ``forward``, and a class of its own for every module concerned,
+derived from the module's class, named like it and adding nothing but this:
+
+- copies and pickles come out as if there were no patch, whichever module is copied, and need no affinity_pool to load;
+- code that torch compiled without the hooks, or with them, is not used for the module any more, neither after patching
+  nor after removing: compiled code is guarded by the classes of modules, not by their hooks.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from .patch import Handle
+
+_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+
+
+class PatchedModule(nn.Module):
+    """A module of a patched model."""
+
+    _affinity_pool: Changes
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced: Any = super().__reduce_ex__(protocol)
+        made, (kind, *rest), state, *more = reduced
+        own = type(self)._affinity_pool
+        if kind is own.patched.get(self):
+            # not copyreg.__newobj__, which pickle allows for an object's present class alone
+            made, kind, rest = copyreg._reconstructor, own.kinds[self], [object, None]  # type: ignore[attr-defined]
+        return made, (kind, *rest), own.without(self, state), *more
+
+
+class Changes:
+    """Everything that one patch has changed in modules."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.kinds: dict[nn.Module, type[nn.Module]] = {}
+        self.patched: dict[nn.Module, type[nn.Module]] = {}
+        self._hooks: list[tuple[nn.Module, RemovableHandle]] = []
+        self._forward: tuple[nn.Module, Any, Any] | None = None
+
+    @property
+    def stand(self) -> bool:
+        """Whether they have not been undone."""
+        return bool(self.kinds)
+
+    def hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        """Call ``hook(module, args, kwargs)`` before each forward of a module; it may return what to call instead."""
+        self._mark(module)
+        self._hooks.append((module, module.register_forward_pre_hook(hook, with_kwargs=True)))
+
+    def wrap(self, module: nn.Module, around: Callable[..., Any]) -> None:
+        """Have ``around(forward)`` in place of a module's ``forward``: not a hook, for ``forward`` is called directly
+        too, as peft does, and ends hooks do not see, such as Ctrl-C."""
+        self._mark(module)
+        before, wrapped = vars(module).get("forward"), around(module.forward)
+        self._forward = (module, before, wrapped)
+        module.forward = wrapped
+
+    def without(self, module: nn.Module, state: Any) -> Any:
+        """A copy of a module's state as it would be without the patch."""
+        if not isinstance(state, dict):
+            return state
+        state = dict(state)
+        ids = {hook.id for of, hook in self._hooks if of is module}
+        for name in _HOOKS:
+            if name in state:
+                state[name] = type(state[name])((key, of) for key, of in state[name].items() if key not in ids)
+        if self._forward is not None and self._forward[0] is module and state.get("forward") is self._forward[2]:
+            _restore(state, self._forward[1])
+        return state
+
+    def undo(self) -> None:
+        """Leave every module as it was. What has been changed on top since then, such as ``forward``, stays."""
+        for _, hook in self._hooks:
+            hook.remove()
+        if self._forward is not None:
+            module, before, wrapped = self._forward
+            if vars(module).get("forward") is wrapped:
+                _restore(vars(module), before)
+        for module, kind in self.kinds.items():
+            if type(module) is self.patched[module]:
+                module.__class__ = kind
+        self._hooks, self._forward = [], None
+        self.kinds, self.patched = {}, {}
+
+    def _mark(self, module: nn.Module) -> None:
+        if module in self.kinds:
+            return
+        kind = type(module)
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self}
+        self.kinds[module] = kind
+        self.patched[module] = type(kind.__name__, (PatchedModule, kind), names)
+        module.__class__ = self.patched[module]
+
+
+def _restore(state: dict[str, Any], forward: Any) -> None:
+    if forward is None:
+        del state["forward"]
+    else:
+        state["forward"] = forward
+
+
+def patch_of(module: nn.Module) -> Handle | None:
+    """The patch that a module belongs to, if any."""
+    changes = getattr(type(module), "_affinity_pool", None)
+    return changes.handle if changes is not None and module in changes.kinds else None
