@@ -55,6 +55,7 @@ class Site:
         if self.layer < 0:
             raise ValueError(f"layer must be 0 (the input site) or more, got {self.layer}")
         check_rule(self.threshold, self.window)
+        float(self.threshold)  # raises OverflowError: an integer that no float can hold
 
 
 # (threshold at the input, threshold at the deep layer) of the paper's Dual Affinity Pooling on Qwen2-Audio.
@@ -108,19 +109,31 @@ def load(path: str | os.PathLike[str]) -> tuple[tuple[Site, ...], Positions | No
         raise FileNotFoundError(
             f"sites={str(path)!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file nor a folder with {FILE}"
         )
-    content: Any = json.loads(file.read_text(encoding="utf-8"))
     try:
+        content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError(f"got {type(content).__name__}")
         if unknown := set(content) - {"sites", "positions"}:
             raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
-        return tuple(_site(entry) for entry in content["sites"]), content.get("positions")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{file}: {error}; expected {{'sites': [{{'layer': 0, 'threshold': 0.9, 'window': 1}}, ...], "
-            "'positions': 'keep'}"
-        ) from error
+        if not isinstance(content["sites"], list):
+            raise ValueError(f"sites must be a list, got {type(content['sites']).__name__}")
+        positions = content.get("positions")
+        return tuple(map(_site, content["sites"])), None if positions is None else check_positions(positions)
+    except KeyError as error:
+        raise _unreadable(file, f"{error} is missing") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _unreadable(file, error) from error
 
 
-def _site(entry: dict[str, Any]) -> Site:
-    if set(entry) != {"layer", "threshold", "window"}:
-        raise ValueError(f"a site has layer, threshold and window, got {sorted(entry)}")
+def _unreadable(file: Path, reason: object) -> ValueError:
+    return ValueError(
+        f"{file}: {reason}; expected {{'sites': [{{'layer': 0, 'threshold': 0.9, 'window': 1}}, ...], "
+        "'positions': 'keep'}"
+    )
+
+
+def _site(entry: Any) -> Site:
+    if not isinstance(entry, dict) or set(entry) != {"layer", "threshold", "window"}:
+        given = sorted(entry) if isinstance(entry, dict) else repr(entry)[:80]
+        raise ValueError(f"a site has layer, threshold and window, got {given}")
     return Site(**entry)

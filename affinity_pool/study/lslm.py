@@ -17,7 +17,7 @@ from ..models import FAMILIES, Site, patch
 from ..models.families import family_of
 from ..models.sites import FILE as SITES_FILE
 from ..models.sites import Positions
-from . import BUNDLED, InputError
+from . import BUNDLED, InputError, identity
 from .data.audio import Audio
 from .prompts import longest_clip, model_inputs, sampling_rate
 
@@ -33,6 +33,8 @@ class Lslm:
     name: str
     sites: str
     """Where to pool when nobody says: its folder if that has an ``affinity_pool.json``, else the paper's preset."""
+    identity: str = ""
+    """Of its files, as :mod:`.identity` knows them, or its commit on the Hub."""
 
     @property
     def device(self) -> torch.device:
@@ -170,12 +172,26 @@ class Lslm:
         return self.spelled(self.generate(inputs))[0]
 
 
-def load(name: str | None = None, device: str | None = None, dtype: str = "auto") -> Lslm:
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load(
+    name: str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    check: Callable[[int], object] | None = None,
+) -> Lslm:
     """Load a model from a folder or the Hub; None: the tiny one that comes with the source.
 
     ``device`` None is the first GPU, else the CPU. ``dtype`` "auto" is float32 on the CPU and the checkpoint's own on
-    a GPU.
+    a GPU. ``check`` is called with the number of decoder layers before the weights are read.
+
+    Raises:
+        InputError: an argument makes no sense here, or the model cannot be loaded.
     """
+    device = usable_device(device)
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     shown = name or BUNDLED.name
     if name is None:
         name = str(BUNDLED / "checkpoint")
@@ -195,8 +211,12 @@ def load(name: str | None = None, device: str | None = None, dtype: str = "auto"
         )
     if Path(name).is_dir():
         transformers.utils.logging.disable_progress_bar()  # a download deserves one, reading a folder does not
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    architecture = getattr(transformers, config.architectures[0])
+    if check is not None:
+        check(config.get_text_config(decoder=True).num_hidden_layers)
+    names = getattr(config, "architectures", None) or ["none"]
+    architecture = getattr(transformers, names[0], None)
+    if architecture is None:
+        raise InputError(f"{name} is to be loaded as {names[0]}, which transformers {transformers.__version__} lacks")
     try:
         processor = AutoProcessor.from_pretrained(name)
         model = architecture.from_pretrained(
@@ -205,4 +225,19 @@ def load(name: str | None = None, device: str | None = None, dtype: str = "auto"
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the model {name}: {error}") from error
     sites = name if (Path(name) / SITES_FILE).is_file() else "aggressive"
-    return Lslm(model.to(device).eval(), processor, shown, sites)
+    files = identity.of_folder(Path(name)) if Path(name).is_dir() else str(getattr(config, "_commit_hash", None))
+    return Lslm(model.to(device).eval(), processor, shown, sites, files)
+
+
+def usable_device(name: str | None) -> str:
+    """A device that is here; None: the first GPU, else the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts that it has none
+        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name

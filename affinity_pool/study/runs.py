@@ -2,8 +2,8 @@
 
 A run owns a folder. Batches are cut from the whole list of recordings, in its order, whatever is done already and
 however many processes share the work: a batch is always the same recordings, so its figures are the same to the bit.
-Each finished batch is one line of ``parts/``, and a run started again does the missing ones; at the end they become
-``results.jsonl``, one record a line. Under ``torchrun`` (or ``accelerate launch``) each process does its share of them.
+Each finished batch is one line of ``parts/``, and a run started again does the missing ones, if what it is given is
+still the same; at the end they become ``results.jsonl``, one record a line. Under ``torchrun`` (or ``accelerate launch``) each process does its share of them.
 
 A recording that cannot be used becomes a record with a ``problem`` and is counted wherever figures are shown.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -24,9 +24,8 @@ from accelerate import PartialState
 from torch import Tensor
 
 from ..provenance import provenance
-from . import InputError
+from . import InputError, folders, identity
 from .data import Audio, Utterance
-from .folders import begin, is_begun
 from .lslm import Lslm
 
 Record = dict[str, Any]
@@ -55,7 +54,7 @@ class Batch:
 
     def seeds(self, seed: int) -> list[int]:
         """One for each recording, whatever its batch."""
-        return [zlib.crc32(f"{seed} {utterance.id}".encode()) for utterance in self.utterances]
+        return [zlib.crc32(f"{seed} {utterance.id}".encode(errors="surrogatepass")) for utterance in self.utterances]
 
 
 Work = Callable[[Batch], Sequence[Sequence[Record]]]
@@ -71,6 +70,17 @@ class Plan:
     options: Record
     batch: int
     prompt: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what else it reads: word times, a judge."""
+
+    def given(self, lslm: Lslm, utterances: Sequence[Utterance]) -> dict[str, str]:
+        """Digests of everything that the names in :meth:`facts` stand for; see :mod:`.identity`."""
+        return {
+            "texts": identity.of_texts(utterances),
+            "audio": identity.of_audio(utterances),
+            "model": lslm.identity,
+            **self.files,
+        }
 
     def facts(self, lslm: Lslm, utterances: Sequence[Utterance]) -> Record:
         """As JSON, with what else decides the result."""
@@ -103,34 +113,37 @@ def run(
     """Do what is missing of a run, and return all its records in order, in every process.
 
     Args:
-        folder: the run's own. If it holds another plan's results, nothing is touched.
+        folder: the run's own. If it holds another plan's results, or files of somebody else, nothing is touched.
         work: called for each batch of recordings that could be read.
         progress: wraps the batches of this process.
 
     Raises:
-        InputError: ``folder`` belongs to another run, or not one recording can be used.
+        InputError: ``folder`` belongs to another run, cannot be written to, or not one recording can be used.
     """
     state = processes()
     facts = json.loads(json.dumps(plan.facts(lslm, utterances)))
     numbers = range(-(-len(utterances) // plan.batch))
+    chosen = {n: utterances[n * plan.batch : (n + 1) * plan.batch] for n in numbers}
+    given = plan.given(lslm, utterances)
     with state.main_process_first():
-        done = _open(folder, facts, str(lslm.device))
+        done = _open(folder, facts, given, chosen, str(lslm.device))
     state.wait_for_everyone()  # before anything is done: all must share out the same missing batches
     mine = [n for n in numbers if n not in done][state.process_index :: state.num_processes]
     if mine:
-        with (folder / "parts" / f"{state.process_index}.jsonl").open("a", encoding="utf-8") as part:
+        own = folder / "parts" / f"{state.process_index}.jsonl"
+        with folders.writing(own), own.open("a", encoding="utf-8", newline="\n") as part:
             part.write("\n" * bool(part.tell()))  # ends a line that a crash cut short
             for number in progress(mine):
-                chosen = utterances[number * plan.batch : (number + 1) * plan.batch]
-                records = _do_batch(lslm, chosen, plan.prompt, work, prepare)
-                part.write(json.dumps({"batch": number, "records": records}, ensure_ascii=False) + "\n")
+                records = _do_batch(lslm, chosen[number], plan.prompt, work, prepare)
+                part.write(folders.dumps({"batch": number, "records": records}) + "\n")
                 part.flush()
     state.wait_for_everyone()
-    done = _parts(folder)
+    done = _parts(folder, chosen)
+    if lost := [number for number in numbers if number not in done]:
+        raise InputError(f"{len(lost)} batches are not in {folder / 'parts'} as they were written: start again")
     records = [record for number in numbers for record in done[number]]
     if state.is_main_process:
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-        (folder / "results.jsonl").write_text("".join(lines), encoding="utf-8")
+        folders.write(folder / "results.jsonl", "".join(folders.dumps(record) + "\n" for record in records))
     if all("problem" in record for record in records):
         raise InputError(f"not one recording could be used; the first: {records[0]['problem']}")
     return records
@@ -143,32 +156,44 @@ def problems(records: Sequence[Record]) -> list[Record]:
 
 def began(folder: Path) -> Record:
     """The machine, versions and commit that a run was begun with, see :mod:`affinity_pool.provenance`."""
-    found: Record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    found: Record = folders.read(folder / folders.PROVENANCE)
     return found
 
 
-def _open(folder: Path, facts: Record, device: str) -> dict[int, list[Record]]:
+Batches = Mapping[int, Sequence[Utterance]]
+
+
+def _open(folder: Path, facts: Record, given: dict[str, str], batches: Batches, device: str) -> dict[int, list[Record]]:
     """Take a folder for this run, or find what is done of it."""
-    if is_begun(folder, facts):
-        return _parts(folder)
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
-    about = json.dumps(provenance(device), indent=1, ensure_ascii=False) + "\n"
-    (folder / "provenance.json").write_text(about, encoding="utf-8")
-    begin(folder, facts)
-    return {}
+    folders.take(folder)
+    begun = folders.is_begun(folder, facts, given)
+    if not begun:
+        folders.clear(folder / "parts")
+    if not begun or not isinstance(began(folder), dict):
+        about = provenance(device)
+        if begun:
+            about["note"] = "the record of the run's beginning was lost; this is of a day when it went on"
+        folders.write_json(folder / folders.PROVENANCE, about)
+    if not begun:
+        folders.begin(folder, facts, given)
+    return _parts(folder, batches)
 
 
-def _parts(folder: Path) -> dict[int, list[Record]]:
-    """Finished batches; a line cut short by a crash is a batch that has to be done again."""
+def _parts(folder: Path, batches: Batches) -> dict[int, list[Record]]:
+    """Finished batches; a line that is not what was written of one is a batch that has to be done again."""
     done = {}
     for part in sorted((folder / "parts").glob("*.jsonl")):
-        for line in part.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            done[entry["batch"]] = entry["records"]
+        for entry in folders.read_lines(part):
+            match entry:
+                case {"batch": int(number), "records": [*records]} if _are_of(records, batches.get(number, ())):
+                    done[number] = records
     return done
+
+
+def _are_of(records: Sequence[Any], utterances: Sequence[Utterance]) -> bool:
+    """Whether these are records of just these recordings."""
+    found = [record.get("utterance") if isinstance(record, dict) else None for record in records]
+    return bool(utterances) and list(dict.fromkeys(found)) == [utterance.id for utterance in utterances]
 
 
 def _do_batch(

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...provenance import provenance
-from .. import InputError
-from ..folders import begin, is_begun
+from .. import InputError, folders
 from ..forced import FINAL_RETENTION, INPUT_RETENTION, SPREAD
 from .measure import Options, Record, measure
 from .prompts import Case, Pooling
@@ -45,6 +44,7 @@ def run(
     cases: Iterable[Case],
     options: Options,
     about: Record,
+    given: dict[str, str],
     folder: Path,
     echo: Callable[[str], object] = print,
 ) -> Record:
@@ -52,20 +52,22 @@ def run(
 
     Args:
         about: of :func:`method`.
+        given: digests of the model and the recordings, see :mod:`..identity`.
         folder: the run's own; ``results.jsonl`` grows by each case as it is done.
         echo: is told of each.
 
     Raises:
         InputError: ``folder`` holds a run measured otherwise, or there is no case.
     """
-    done = _open(folder, json.loads(json.dumps(about)))
+    done = _open(folder, json.loads(json.dumps(about)), given)
     origin = provenance(str(model.device))  # before the load that comes from here
     found = []
     for case in cases:
         if case.name not in done:
             record = {"name": case.name, **measure(model, case, options)}
-            with (folder / "results.jsonl").open("a", encoding="utf-8") as results:
-                results.write(json.dumps(record) + "\n")
+            file = folder / "results.jsonl"
+            with folders.writing(file), file.open("a", encoding="utf-8", newline="\n") as results:
+                results.write(folders.dumps(record) + "\n")
             done[case.name] = record
         found.append(done[case.name])
         echo(finding(done[case.name]))
@@ -77,7 +79,7 @@ def run(
         "method": about,
         "results": [_without_rounds(record) for record in found],
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    folders.write_json(folder / folders.SUMMARY, summary)
     return summary
 
 
@@ -96,12 +98,18 @@ def finding(record: Record) -> str:
     return said
 
 
-def _open(folder: Path, about: Record) -> dict[str, Record]:
+def _open(folder: Path, about: Record, given: dict[str, str]) -> dict[str, Record]:
     """Take a folder for this run, or find what is done of it, by name."""
+    folders.take(folder)
     results = folder / "results.jsonl"
-    if not is_begun(folder, about):
-        folder.mkdir(parents=True, exist_ok=True)
-        results.write_text("", encoding="utf-8")
-        begin(folder, about)
+    if not folders.is_begun(folder, about, given):
+        folders.write(results, "")
+        folders.begin(folder, about, given)
         return {}
-    return {record["name"]: record for record in map(json.loads, results.read_text(encoding="utf-8").splitlines())}
+    done = {record["name"]: record for record in folders.read_lines(results) if _is_whole(record)}
+    folders.write(results, "".join(folders.dumps(record) + "\n" for record in done.values()))  # without a cut line
+    return done
+
+
+def _is_whole(record: Any) -> bool:
+    return isinstance(record, dict) and {"name", "verdict", "ratio", "ratio_ci95", "idle"} <= set(record)
