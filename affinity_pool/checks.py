@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_WINDOW = 32
@@ -57,6 +58,12 @@ def check_rows(x: Tensor, shape: str, name: str = "x") -> None:
         raise ValueError(f"{name} must have shape {shape}, got {list(x.shape)}")
     if x.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one feature in its last dimension, got shape {list(x.shape)}")
+
+
+def check_plain(x: Tensor, name: str, instead: str) -> None:
+    """Raise if ``x`` belongs to a transform of torch.func or carries a tangent, which would be lost in silence."""
+    if torch.func.debug_unwrap(x) is not x or forward_ad.unpack_dual(x).tangent is not None:
+        raise NotImplementedError(f"{name} must not be under torch.func or carry a forward-mode tangent; {instead}")
 
 
 def check_mergeable(mergeable: Tensor | None, x: Tensor) -> None:
