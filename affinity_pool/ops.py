@@ -8,15 +8,26 @@ says how tangents and gradients pass. There is no autocast rule on purpose: the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import derivatives, reference
-from .results import Pooled, PooledPadded
+from .results import Closed, Pooled, PooledPadded
+
+_here = str(Path(__file__).parent)
+_loaded = getattr(torch.ops.affinity_pool, "loaded_from", None)
+if _loaded is not None:
+    raise ImportError(
+        f"affinity_pool from {_here} cannot be loaded: this process has already loaded it from {_loaded}, and torch "
+        "takes an op once; restart the process (in a notebook, the kernel), with one of them on sys.path"
+    )
 
 library = torch.library.Library("affinity_pool", "DEF")
+# What the dispatcher knows outlives the module, so the word of it and the library's life are kept where torch keeps it.
+torch.ops.affinity_pool.loaded_from, torch.ops.affinity_pool.library = _here, library
 
 for _schema in (
     "pool(Tensor x, Tensor? cu_seqlens, Tensor? mergeable, float threshold, int window)"
@@ -94,3 +105,7 @@ def _pool_padded_fake(
 
 derivatives.register(library, "pool", derivatives.Pool)
 derivatives.register(library, "pool_padded", derivatives.PoolPadded)
+
+for _result in (Closed, Pooled, PooledPadded):  # so that torch.export.save and torch.load know them
+    torch.utils._pytree._register_namedtuple(_result, serialized_type_name=f"affinity_pool.{_result.__name__}")
+torch.serialization.add_safe_globals([Closed, Pooled, PooledPadded])
