@@ -18,16 +18,15 @@ from . import derivatives, reference
 from .results import Closed, Pooled, PooledPadded
 
 _here = str(Path(__file__).parent)
-_loaded = getattr(torch.ops.affinity_pool, "loaded_from", None)
-if _loaded is not None:
+_namespace: Any = torch.ops.affinity_pool  # as the dispatcher does, it outlives the module
+if hasattr(_namespace, "loaded_from"):
     raise ImportError(
-        f"affinity_pool from {_here} cannot be loaded: this process has already loaded it from {_loaded}, and torch "
-        "takes an op once; restart the process (in a notebook, the kernel), with one of them on sys.path"
+        f"affinity_pool from {_here} cannot be loaded: this process has already loaded it from "
+        f"{_namespace.loaded_from}, and torch takes an op once; restart the process (in a notebook, the kernel), with one of them on sys.path"
     )
 
 library = torch.library.Library("affinity_pool", "DEF")
-# What the dispatcher knows outlives the module, so the word of it and the library's life are kept where torch keeps it.
-torch.ops.affinity_pool.loaded_from, torch.ops.affinity_pool.library = _here, library
+_namespace.loaded_from, _namespace.library = _here, library
 
 for _schema in (
     "pool(Tensor x, Tensor? cu_seqlens, Tensor? mergeable, float threshold, int window)"

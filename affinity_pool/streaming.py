@@ -46,6 +46,7 @@ class AffinityPooler:
             NotImplementedError: the chunk is of a ``torch.func`` transform or carries a forward-mode tangent.
         """
         checks.check_rows(chunk, "[n, D]", name="chunk")
+        checks.check_data(chunk, "chunk")
         checks.check_plain(chunk, "chunk", "a stream keeps its rows from call to call: give the whole sequence to pool")
         group = None if self._open is None else self._open.like(chunk)
         joining = 0
@@ -60,7 +61,9 @@ class AffinityPooler:
             pooled = pool(rest, threshold=self.threshold, window=self.window)
             group = OpenGroup(chunk)
             group.add(rest[rest.shape[0] - int(pooled.counts[-1]) :], self.window)
-            closed = Closed(*(torch.cat([a, b[:-1]]) for a, b in zip(before, (pooled.values, pooled.counts))))
+            closed = Closed(
+                torch.cat([before.values, pooled.values[:-1]]), torch.cat([before.counts, pooled.counts[:-1]])
+            )
         self._open = group
         return closed
 
