@@ -22,7 +22,8 @@ _namespace: Any = torch.ops.affinity_pool  # as the dispatcher does, it outlives
 if hasattr(_namespace, "loaded_from"):
     raise ImportError(
         f"affinity_pool from {_here} cannot be loaded: this process has already loaded it from "
-        f"{_namespace.loaded_from}, and torch takes an op once; restart the process (in a notebook, the kernel), with one of them on sys.path"
+        f"{_namespace.loaded_from}, and torch takes an op once; "
+        "restart the process (in a notebook, the kernel), with one of them on sys.path"
     )
 
 library = torch.library.Library("affinity_pool", "DEF")
