@@ -55,9 +55,7 @@ anything = st.one_of(
     st.text(max_size=3),
     st.lists(st.integers(0, 3), max_size=3),
     tensors(DTYPES, st.integers(0, 3)),
-    tensors(DTYPES, st.integers(0, 3)).map(
-        lambda t: t.detach().cpu().float().to_dense().numpy() if not t.is_meta and not t.is_complex() else t
-    ),
+    st.lists(st.floats(-2, 2, width=32), max_size=3).map(lambda numbers: torch.tensor(numbers).numpy()),
 )
 
 
