@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import reference
 from .backends import Backend, backends, use
 from .pooling import pool, pool_padded
-from .results import Pooled, PooledPadded
+from .results import Closed, Pooled, PooledPadded
 from .streaming import AffinityPooler
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AffinityPooler",
     "Backend",
+    "Closed",
     "Pooled",
     "PooledPadded",
     "Site",

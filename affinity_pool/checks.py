@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_WINDOW = 32
@@ -16,6 +17,7 @@ MAX_ENTRIES = 2**31 - 1
 def check_pool(x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int) -> None:
     """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool` takes."""
     check_rows(x, "[N, D]")
+    check_data(x)
     check_index("cu_seqlens", cu_seqlens, x)
     if cu_seqlens is not None:
         check_sequences(cu_seqlens.shape[0], x.shape[0])
@@ -39,6 +41,8 @@ def check_rule(threshold: float, window: int) -> None:
         raise TypeError(f"threshold must be a float (a cosine similarity), got {_kind(threshold)}")
     if threshold != threshold:  # math.isnan would break a graph in which the threshold is symbolic
         raise ValueError("threshold must be a number, got NaN; use a threshold above 1 to merge nothing")
+    if isinstance(threshold, int) and not -(2**63) <= threshold < 2**63:
+        raise ValueError(f"threshold must be a cosine similarity, got {_kind(threshold)}")
     if isinstance(window, bool) or not isinstance(window, int):
         raise TypeError(f"window must be an int in 1..{MAX_WINDOW} (tokens), got {_kind(window)}")
     if not 1 <= window <= MAX_WINDOW:
@@ -49,8 +53,7 @@ def check_rows(x: Tensor, shape: str, name: str = "x") -> None:
     """Raise unless ``x`` (to its caller, ``name``) is a dense float tensor of the given shape, such as ``[N, D]``."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of shape {shape}, got {_kind(x)}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {x.layout}")
+    _check_dense(name, x)
     if x.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32, float16 or bfloat16, got {x.dtype}")
     if x.dim() != shape.count(",") + 1:
@@ -59,12 +62,25 @@ def check_rows(x: Tensor, shape: str, name: str = "x") -> None:
         raise ValueError(f"{name} must have at least one feature in its last dimension, got shape {list(x.shape)}")
 
 
+def check_data(x: Tensor, name: str = "x") -> None:
+    """Raise if ``x`` is on the meta device: how many groups there are shows in data."""
+    if x.is_meta and not torch.compiler.is_compiling():
+        raise ValueError(f"{name} must hold data, got a meta tensor; only pool_padded can tell shapes without it")
+
+
+def check_plain(x: Tensor, name: str, instead: str) -> None:
+    """Raise if ``x`` belongs to a transform of torch.func or carries a tangent, which would be lost in silence."""
+    if torch.func.debug_unwrap(x) is not x or forward_ad.unpack_dual(x).tangent is not None:
+        raise NotImplementedError(f"{name} must not be under torch.func or carry a forward-mode tangent; {instead}")
+
+
 def check_mergeable(mergeable: Tensor | None, x: Tensor) -> None:
     """Raise unless ``mergeable`` is None or a bool tensor over the rows of ``x``, on its device."""
     if mergeable is None:
         return
     if not isinstance(mergeable, Tensor):
         raise TypeError(f"mergeable must be a bool tensor or None, got {_kind(mergeable)}")
+    _check_dense("mergeable", mergeable)
     if mergeable.dtype != torch.bool:
         raise TypeError(f"mergeable must be a bool tensor, got {mergeable.dtype}")
     if mergeable.shape != x.shape[:-1]:
@@ -80,6 +96,7 @@ def check_index(name: str, index: Tensor | None, x: Tensor, size: int | None = N
         return
     if not isinstance(index, Tensor):
         raise TypeError(f"{name} must be an int32 tensor or None, got {_kind(index)}")
+    _check_dense(name, index)
     if index.dtype != torch.int32:
         raise TypeError(f"{name} must be int32, got {index.dtype}")
     if index.dim() != 1:
@@ -117,10 +134,17 @@ def check_lengths(lengths: Sequence[int], width: int) -> None:
             raise ValueError(f"lengths must be in 0..{width} (the padded width of x), got {n} at sequence {b}")
 
 
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one: pool takes its rows side by side")
+
+
 def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
     if tensor.device != x.device:
         raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
 
 
 def _kind(value: object) -> str:
-    return f"{type(value).__name__} {value!r}"[:80]
+    return " ".join(f"{type(value).__name__} {value!r}".split())[:80]

@@ -1,22 +1,33 @@
 """The torch custom ops ``torch.ops.affinity_pool.pool`` and ``pool_padded``.
 
 The schema is written once, here. The kernels in ``csrc`` add implementations for their dispatch keys; on a device with
-no kernel the ops run the reference. Fake kernels make the ops opaque to torch.compile and torch.export, autograd sends
-the gradient of a group to its rows. There is no autocast rule on purpose: the ops return the dtype they are given.
+no kernel the ops run the reference. Fake kernels make the ops opaque to torch.compile and torch.export, derivatives.py
+says how tangents and gradients pass. There is no autocast rule on purpose: the ops return the dtype they are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import reference
-from .results import Pooled, PooledPadded
+from . import derivatives, reference
+from .results import Closed, Pooled, PooledPadded
+
+_here = str(Path(__file__).parent)
+_namespace: Any = torch.ops.affinity_pool  # as the dispatcher does, it outlives the module
+if hasattr(_namespace, "loaded_from"):
+    raise ImportError(
+        f"affinity_pool from {_here} cannot be loaded: this process has already loaded it from "
+        f"{_namespace.loaded_from}, and torch takes an op once; "
+        "restart the process (in a notebook, the kernel), with one of them on sys.path"
+    )
 
 library = torch.library.Library("affinity_pool", "DEF")
+_namespace.loaded_from, _namespace.library = _here, library
 
 for _schema in (
     "pool(Tensor x, Tensor? cu_seqlens, Tensor? mergeable, float threshold, int window)"
@@ -92,37 +103,9 @@ def _pool_padded_fake(
     )
 
 
-def _save_groups(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    _, _, segment_ids, counts = output
-    ctx.save_for_backward(segment_ids, counts)
+derivatives.register(library, "pool", derivatives.Pool)
+derivatives.register(library, "pool_padded", derivatives.PoolPadded)
 
-
-def _share(grad_values: Tensor, counts: Tensor) -> Tensor:
-    """A row's part of its group's gradient, divided in float32: 16-bit formats hold no count of 257, or of 65536."""
-    return (grad_values.float() / counts.unsqueeze(-1)).to(grad_values.dtype)
-
-
-def _pool_backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    segment_ids, counts = ctx.saved_tensors
-    share = _share(grad_values, counts)
-    return share.index_select(0, segment_ids), None, None, None, None
-
-
-def _pool_padded_backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    segment_ids, counts = ctx.saved_tensors
-    share = _share(grad_values, counts.clamp(min=1))
-    column = segment_ids.clamp(min=0).long().unsqueeze(-1).expand_as(share)
-    grad_x = share.gather(1, column).masked_fill((segment_ids < 0).unsqueeze(-1), 0)
-    return grad_x, None, None, None, None, None
-
-
-def _no_vmap(*_: Any) -> None:
-    raise NotImplementedError(
-        "affinity_pool ops have no vmap rule: the number of groups differs from item to item. "
-        "Call pool_padded on the batch, or pool with cu_seqlens."
-    )
-
-
-for _name, _backward in (("pool", _pool_backward), ("pool_padded", _pool_padded_backward)):
-    torch.library.register_autograd(f"affinity_pool::{_name}", _backward, setup_context=_save_groups, lib=library)
-    torch.library.register_vmap(f"affinity_pool::{_name}", _no_vmap, lib=library)
+for _result in (Closed, Pooled, PooledPadded):  # so that torch.export.save and torch.load know them
+    torch.utils._pytree._register_namedtuple(_result, serialized_type_name=f"affinity_pool.{_result.__name__}")
+torch.serialization.add_safe_globals([Closed, Pooled, PooledPadded])

@@ -32,13 +32,15 @@ def pool(
         window: 1..32, how many rows back inside the open group a row is compared with.
 
     Returns:
-        :class:`Pooled` ``(values [M, D], cu_seqlens [B + 1], segment_ids [N], counts [M])``. Gradients flow from
-        ``values`` to ``x``, each row receiving its share of its group's; the boundaries carry none. ``values`` is the
-        front of a buffer of ``N`` rows, since ``M`` is known last: ``clone()`` it to keep it for long.
+        :class:`Pooled` ``(values [M, D], cu_seqlens [B + 1], segment_ids [N], counts [M])``. Derivatives pass between
+        ``x`` and ``values``, backward and forward, under ``torch.func`` as well: a row receives its share of its
+        group's gradient, a group the mean of its rows' tangents; the boundaries carry none. ``values`` is the front of
+        a buffer of ``N`` rows, since ``M`` is known last: ``clone()`` it to keep it for long.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
         RuntimeError: on CPU, the entries of ``cu_seqlens`` do not rise from 0 to ``N`` (on CUDA they are clamped).
+        NotImplementedError: ``vmap`` over the arguments, or ``torch.func.functionalize``.
 
     A row with a NaN, an Inf or a squared norm beyond float32 matches nothing and stays alone. A mean is summed in
     float32 and rounded once; a group of one is copied. Results do not depend on batch mates, threads or run.

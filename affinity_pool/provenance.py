@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from . import __version__
 from .backends import backends
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("affinity_pool", "torch", "transformers", "triton", "numpy")
+"""The source tree; of an installed package, the folder that holds everybody's."""
+PACKAGES = ("torch", "transformers", "triton", "numpy")
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
@@ -38,8 +40,11 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Version of Python and of each package, None where it is not installed. Nothing is imported."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Version of Python and of each package, None where it is not installed. Nothing is imported.
+
+    This package's is that of the code that runs, which need not be the one that is installed.
+    """
+    found: dict[str, str | None] = {"python": platform.python_version(), "affinity_pool": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -93,21 +98,40 @@ def changed_sources() -> list[str] | None:
 
 
 def sources() -> str:
-    """SHA-256 over what the package is built from: says which code ran where there is no commit, as in a plain copy."""
+    """SHA-256 over what the package is built from: says which code ran where there is no commit, as in a plain copy.
+
+    Of an installed package, over its Python files.
+    """
     digest = hashlib.sha256()
-    files = [*REPOSITORY.glob("csrc/**/*"), *REPOSITORY.glob("affinity_pool/**/*.py"), REPOSITORY / "setup.py"]
+    files = [*REPOSITORY.glob("affinity_pool/**/*.py")]
+    if is_source_tree():
+        files += [*REPOSITORY.glob("csrc/**/*"), REPOSITORY / "setup.py"]
     for path in sorted(file for file in files if file.is_file()):
         digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
+def is_source_tree() -> bool:
+    """Whether the folder above the package is this project's: a checkout, or a copy of one."""
+    try:
+        return 'name = "affinity_pool"' in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def git(*arguments: str) -> str | None:
-    return output(["git", "-C", str(REPOSITORY), *arguments])
+    """What git says of this project's checkout; None outside one, though it be inside somebody's repository."""
+    command = ["git", "-C", str(REPOSITORY)]
+    if not is_source_tree() or output([*command, "rev-parse", "--show-prefix"]) != "":
+        return None
+    return output([*command, *arguments])
 
 
 def output(command: list[str]) -> str | None:
+    """Of a command that succeeds. Git is told nothing of another repository, as a hook's environment would."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k.startswith("GIT_CONFIG")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.rstrip("\n")

@@ -31,3 +31,12 @@ class PooledPadded(NamedTuple):
     """``[B, T]`` int32: the column of ``values`` each input row went to, -1 in padding."""
     counts: Tensor
     """``[B, T]`` int32: input rows in each group, 0 where there is no group."""
+
+
+class Closed(NamedTuple):
+    """The ``m`` groups that a call of :class:`affinity_pool.AffinityPooler` closed."""
+
+    values: Tensor
+    """``[m, D]``, dtype of the stream: the mean of each group, in order."""
+    counts: Tensor
+    """``[m]`` int32: rows in each group."""

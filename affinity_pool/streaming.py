@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from . import checks
 from .backends import serving
 from .pooling import pool
+from .results import Closed
 
 
 class AffinityPooler:
@@ -18,7 +20,7 @@ class AffinityPooler:
 
     A group is returned by the call that closes it; the open group is held as its running float32 sum, its count and its
     last ``window`` rows. Concatenated results equal :func:`affinity_pool.pool` on the whole sequence, bit for bit with
-    every compiled or Triton kernel. No gradient is recorded.
+    every compiled or Triton kernel. No gradient is recorded. A call that fails or is interrupted changes nothing.
 
     Args:
         threshold: cosine similarity; see :func:`affinity_pool.pool`.
@@ -32,79 +34,95 @@ class AffinityPooler:
         checks.check_rule(threshold, window)
         self.threshold = threshold
         self.window = window
-        self._rows: Tensor | None = None  # the open group's latest rows, at most `window`
-        self._sum: RunningSum | None = None
-        self._count = 0
+        self._open: OpenGroup | None = None
 
+    @torch.inference_mode(False)  # what is held must outlive the mode of the call
     @torch.no_grad()
-    def step(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, chunk: Tensor) -> Closed:
         """Take the next rows ``[n, D]`` and return ``(values [m, D], counts [m] int32)`` of the groups they close.
 
         Raises:
-            TypeError, ValueError: the chunk is not a float ``[n, D]`` like those before it. Nothing is lost by that.
+            TypeError, ValueError: the chunk is not a float ``[n, D]`` like those before it.
+            NotImplementedError: the chunk is of a ``torch.func`` transform or carries a forward-mode tangent.
         """
         checks.check_rows(chunk, "[n, D]", name="chunk")
-        if self._rows is not None and (chunk.shape[1], chunk.dtype, chunk.device) != (
-            self._rows.shape[1],
-            self._rows.dtype,
-            self._rows.device,
-        ):
-            raise ValueError(
-                f"chunk must be like the first one, {self._rows.shape[1]} features of {self._rows.dtype} on "
-                f"{self._rows.device}, got {chunk.shape[1]} of {chunk.dtype} on {chunk.device}"
-            )
+        checks.check_data(chunk, "chunk")
+        checks.check_plain(chunk, "chunk", "a stream keeps its rows from call to call: give the whole sequence to pool")
+        group = None if self._open is None else self._open.like(chunk)
         joining = 0
-        while joining < chunk.shape[0] and self._joins(chunk[joining]):
-            self._add(chunk[joining : joining + 1])
+        while joining < chunk.shape[0] and group is not None and self._joins(group, chunk[joining]):
+            group.add(chunk[joining : joining + 1], self.window)
             joining += 1
         rest = chunk[joining:]
-        if rest.shape[0] == 0:
-            return _nothing(chunk)
-        # Here a group opens, so the rest is a sequence of its own, but for its last group, which stays open.
-        values, counts = self.flush() if self._rows is not None else _nothing(chunk)
-        pooled = pool(rest, threshold=self.threshold, window=self.window)
-        self._add(rest[rest.shape[0] - int(pooled.counts[-1]) :])
-        return torch.cat([values, pooled.values[:-1]]), torch.cat([counts, pooled.counts[:-1]])
+        closed = Closed(chunk.new_empty(0, chunk.shape[1]), chunk.new_empty(0, dtype=torch.int32))
+        if rest.shape[0] > 0:
+            # Here a group opens, so the rest is a sequence of its own, but for its last group, which stays open.
+            before = closed if group is None else group.close()
+            pooled = pool(rest, threshold=self.threshold, window=self.window)
+            group = OpenGroup(chunk)
+            group.add(rest[rest.shape[0] - int(pooled.counts[-1]) :], self.window)
+            closed = Closed(
+                torch.cat([before.values, pooled.values[:-1]]), torch.cat([before.counts, pooled.counts[:-1]])
+            )
+        self._open = group
+        return closed
 
+    @torch.inference_mode(False)
     @torch.no_grad()
-    def flush(self) -> tuple[Tensor, Tensor]:
+    def flush(self) -> Closed:
         """Close the open group and return ``(values [1, D], counts [1])`` of it; the next chunk starts anew.
 
         Raises:
             RuntimeError: nothing has been fed since the start or the last flush.
         """
-        if self._rows is None or self._sum is None:
+        if self._open is None:
             raise RuntimeError("flush() has no open group: call step() with at least one row first")
-        if self._count == 1:
-            values = self._rows.clone()
-        else:
-            scale = torch.tensor(1.0, device=self._rows.device) / self._count
-            values = (self._sum.total() * scale).to(self._rows.dtype).unsqueeze(0)
-        counts = torch.tensor([self._count], dtype=torch.int32, device=values.device)
-        self._rows = self._sum = None
-        self._count = 0
-        return values, counts
+        closed = self._open.close()
+        self._open = None
+        return closed
 
-    def _joins(self, row: Tensor) -> bool:
-        """Whether a row matches one of the latest rows.
+    def _joins(self, group: OpenGroup, row: Tensor) -> bool:
+        """Whether a row matches one of the group's latest rows.
 
         The op itself is asked, a pair at a time, so that a stream and an offline call cannot disagree.
         """
-        if self._rows is None:
-            return False
-        pairs = torch.stack([self._rows, row.expand_as(self._rows)], dim=1).flatten(0, 1)
+        pairs = torch.stack([group.rows, row.expand_as(group.rows)], dim=1).flatten(0, 1)
         cu_seqlens = torch.arange(0, pairs.shape[0] + 1, 2, dtype=torch.int32, device=row.device)
         groups = pool(pairs, cu_seqlens, threshold=self.threshold, window=1).counts
         return groups.shape[0] < pairs.shape[0]
 
-    def _add(self, rows: Tensor) -> None:
-        if self._sum is None:
-            self._sum = SumByEights(rows) if serving(rows.device) == "cuda" else RunningSum(rows)
+
+class OpenGroup:
+    """What a stream holds: the latest rows of the group, and the sum and count of all. ``like`` is the stream's."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.rows = like[:0].clone()
+        self.count = 0
+        self._sum = SumByEights(like) if serving(like.device) == "cuda" else RunningSum(like)
+
+    def like(self, chunk: Tensor) -> OpenGroup:
+        """A copy to which the rows of the chunk may be added; ValueError if they are of another kind."""
+        here, there = ((rows.shape[1], rows.dtype, rows.device) for rows in (self.rows, chunk))
+        if here != there:
+            raise ValueError(
+                f"chunk must be like the first one, {here[0]} features of {here[1]} on {here[2]}, "
+                f"got {there[0]} of {there[1]} on {there[2]}"
+            )
+        return copy.deepcopy(self)
+
+    def add(self, rows: Tensor, window: int) -> None:
         for row in rows:
             self._sum.add(row)
-        self._count += rows.shape[0]
-        held = rows if self._rows is None else torch.cat([self._rows, rows])
-        self._rows = held[-self.window :].clone()
+        self.count += rows.shape[0]
+        self.rows = torch.cat([self.rows, rows[-window:]])[-window:].clone()
+
+    def close(self) -> Closed:
+        if self.count == 1:
+            values = self.rows.clone()
+        else:
+            scale = torch.tensor(1.0, dtype=torch.float32, device=self.rows.device) / self.count
+            values = (self._sum.total() * scale).to(self.rows.dtype).unsqueeze(0)
+        return Closed(values, torch.tensor([self.count], dtype=torch.int32, device=values.device))
 
 
 class RunningSum:
@@ -149,7 +167,3 @@ class SumByEights(RunningSum):
 def in_order(terms: Iterable[Tensor]) -> Tensor:
     """Their sum, first to last."""
     return functools.reduce(torch.add, terms)
-
-
-def _nothing(chunk: Tensor) -> tuple[Tensor, Tensor]:
-    return chunk.new_empty(0, chunk.shape[1]), chunk.new_empty(0, dtype=torch.int32)

@@ -6,30 +6,50 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import affinity_pool
+from affinity_pool.provenance import versions
+
 ROOT = Path(__file__).parents[1]
 NVCC = shutil.which(os.environ.get("NVCC", "nvcc"))
 
 
-def wheel(folder: Path, **environment: str) -> tuple[str, Path]:
-    """What building a wheel of a copy of the tree prints, and the wheel."""
-    tree = folder / "tree"
-    ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    for part in ("affinity_pool", "csrc"):
-        shutil.copytree(ROOT / part, tree / part, ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    built = subprocess.run(
-        [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(folder)],
+def setup(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", *command],
         cwd=tree,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
     )
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution of a copy of the tree, which others would build from."""
+    folder = tmp_path_factory.mktemp("sdist")
+    tree = folder / "tree"
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    for part in ("affinity_pool", "csrc", "tests"):
+        shutil.copytree(ROOT / part, tree / part, ignore=ignore)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    built = setup(tree, "sdist", "-d", str(folder), NVCC="none")
+    assert built.returncode == 0, built.stderr[-4000:]
+    (made,) = folder.glob("*.tar.gz")
+    return made
+
+
+def wheel(sdist: Path, folder: Path, **environment: str) -> tuple[str, Path]:
+    """What building a wheel of the unpacked sdist prints, and the wheel."""
+    shutil.unpack_archive(sdist, folder)
+    (tree,) = folder.iterdir()
+    built = setup(tree, "bdist_wheel", "-d", str(folder), **environment)
     assert built.returncode == 0, built.stderr[-4000:]
     (made,) = folder.glob("*.whl")
     return built.stdout, made
@@ -53,19 +73,35 @@ print(*affinity_pool.backends(), sep="\\n")
     return {line.split()[0]: line for line in lines}
 
 
-def test_without_a_compiler_the_package_is_pure_python_and_says_so(tmp_path: Path) -> None:
-    said, made = wheel(tmp_path, CXX="no-such-compiler")
+def test_the_sdist_holds_every_source_and_no_test(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert sources <= names
+    assert not [name for name in names if name.startswith("tests") or name.endswith((".so", ".o"))]
+    assert sdist.stat().st_size < 2**20
+
+
+def test_the_version_is_that_of_the_code(sdist: Path) -> None:
+    assert sdist.name == f"affinity_pool-{affinity_pool.__version__}.tar.gz"
+    assert versions()["affinity_pool"] == affinity_pool.__version__
+
+
+def test_without_a_compiler_the_package_is_pure_python_and_says_so(sdist: Path, tmp_path: Path) -> None:
+    said, made = wheel(sdist, tmp_path, CXX="no-such-compiler")
     assert "installing without compiled kernels: no C++ compiler found; install g++ or set CXX" in said
     assert made.name.endswith("py3-none-any.whl")
     names = zipfile.ZipFile(made).namelist()
     assert "affinity_pool/pooling.py" in names
     assert "affinity_pool/triton_kernels/__init__.py" in names
+    assert "affinity_pool/py.typed" in names  # or a type checker takes everything here for Any
+    assert f"affinity_pool-{affinity_pool.__version__}.dist-info/METADATA" in names
     assert not [name for name in names if name.endswith(".so")]
     assert " no " in backends(made)["cpu"]
 
 
-def test_without_nvcc_the_cpu_kernels_are_built(tmp_path: Path) -> None:
-    said, made = wheel(tmp_path, NVCC="none")
+def test_without_nvcc_the_cpu_kernels_are_built(sdist: Path, tmp_path: Path) -> None:
+    said, made = wheel(sdist, tmp_path, NVCC="none")
     assert "building the CPU kernels; no nvcc found, so no CUDA kernel" in said
     assert "cp310-abi3" in made.name
     found = backends(made)
@@ -74,9 +110,9 @@ def test_without_nvcc_the_cpu_kernels_are_built(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc here")
-def test_with_nvcc_one_library_imports_on_any_torch(tmp_path: Path) -> None:
+def test_with_nvcc_one_library_imports_on_any_torch(sdist: Path, tmp_path: Path) -> None:
     """On a torch without CUDA the kernel is there and not available; the listed architecture is the one built for."""
-    said, made = wheel(tmp_path, TORCH_CUDA_ARCH_LIST="9.0+PTX")
+    said, made = wheel(sdist, tmp_path, TORCH_CUDA_ARCH_LIST="9.0+PTX")
     assert "building the CPU kernels and the CUDA kernel for sm_90 and PTX" in said
     found = backends(made)
     assert " yes " in found["cpu"]
@@ -85,8 +121,6 @@ def test_with_nvcc_one_library_imports_on_any_torch(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc here")
 def test_architectures_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    environment = {**os.environ, "TORCH_CUDA_ARCH_LIST": "new"}
-    command = [sys.executable, "setup.py", "-q", "build_ext", "-b", str(tmp_path), "-t", str(tmp_path)]
-    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    built = setup(ROOT, "build_ext", "-b", str(tmp_path), "-t", str(tmp_path), TORCH_CUDA_ARCH_LIST="new")
     assert built.returncode != 0
     assert "TORCH_CUDA_ARCH_LIST must list capabilities, such as '8.0;9.0+PTX', got 'new'" in built.stderr

@@ -21,7 +21,7 @@ FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-w", "-DTORCH_TAR
 TESTS = ["rule", "means", "shapes", "streaming", "invariance", "errors", "torch", "backends"]
 
 ALGEBRA, ROWS, POOLING, OP = "csrc/algebra.h", "csrc/cpu/rows.h", "csrc/cpu/pooling.h", "csrc/cpu/affinity_pool.cpp"
-STREAMING, AUTOGRAD = "affinity_pool/streaming.py", "affinity_pool/ops.py"
+STREAMING, AUTOGRAD = "affinity_pool/streaming.py", "affinity_pool/derivatives.py"
 REBUILDS = {
     ALGEBRA: ["csrc/cpu/portable.cpp", "csrc/cpu/affinity_pool.cpp"],
     ROWS: ["csrc/cpu/portable.cpp"],
@@ -96,10 +96,10 @@ FAULTS = [
     Fault("first-bound-unchecked", OP, "STD_TORCH_CHECK(cu[0] == 0,", "STD_TORCH_CHECK(true,"),
     Fault("negative-length-unchecked", OP, "valid[b] >= 0 && ", ""),
     # Python
-    Fault("stream-forgets-rows", STREAMING, "held[-self.window :]", "held[-1:]"),
-    Fault("stream-keeps-count", STREAMING, "        self._count = 0\n        return values", "        return values"),
-    Fault("gradient-not-shared", AUTOGRAD, "share.index_select(0, segment_ids)", "grad_values.index_select(0, segment_ids)"),
-    Fault("gradient-into-padding", AUTOGRAD, ".masked_fill((segment_ids < 0).unsqueeze(-1), 0)", ""),
+    Fault("stream-forgets-rows", STREAMING, ")[-window:].clone()", ")[-1:].clone()"),
+    Fault("stream-keeps-count", STREAMING, "        self._open = None\n        return closed", "        return closed"),
+    Fault("gradient-not-shared", AUTOGRAD, "share(grad_values, counts).index_select(0, segment_ids)", "grad_values.index_select(0, segment_ids)"),
+    Fault("gradient-into-padding", AUTOGRAD, "shares.masked_fill(padding, 0)", "shares"),
 ]  # fmt: skip
 
 
