@@ -7,12 +7,13 @@ a module with a function that imports its work inside ``explained()``, and name 
 from __future__ import annotations
 
 from . import demo, evaluate, oracle, probe, dynamics, cost, calibrate, bench, env  # noqa: F401  # isort: skip
-from .application import app
+from .application import app, spoken
 
 
 def main() -> None:
     """Entry point of ``affinity-pool``."""
-    app()
+    with spoken():
+        app()
 
 
 __all__ = ["app", "main"]

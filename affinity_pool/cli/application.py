@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, requires
+from typing import TextIO
 
 try:
     import typer
@@ -35,9 +41,54 @@ def explained() -> Iterator[None]:
         missing = error.name or getattr(error.__cause__, "name", None)  # affinity_pool.models explains in its own words
         if missing is None or missing.startswith("affinity_pool"):
             raise
-        message = f"Error: this command needs {missing.partition('.')[0]}: pip install 'affinity_pool[study]'"
-        console.print(message, style="red", markup=False)
+        missing = missing.partition(".")[0]
+        console.print(
+            f"Error: this command needs {missing}: pip install {source_of(missing)}", style="red", markup=False
+        )
         raise typer.Exit(1) from error
+
+
+def source_of(package: str) -> str:
+    """What to install for a package: the extra that contains it, else the package."""
+    try:
+        wanted = requires("affinity_pool") or []
+    except PackageNotFoundError:  # a checkout on the path
+        wanted = []
+    extras = []
+    for requirement in wanted:
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("-", "_")
+        if name == package and (extra := re.search(r"extra == ['\"](\w+)['\"]", requirement)):
+            extras.append(extra[1])
+    if "models" in extras:
+        return "'affinity_pool[study]'"  # which has those of models, and all else that a command needs
+    return f"'affinity_pool[{extras[0]}]'" if extras else package
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """End without a traceback where nobody listens: a pipe that was closed, a full device, an output of ASCII alone."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE):
+            raise
+        _silence(sys.stdout)
+        sys.stderr.write(f"Error: cannot write the output: {error.strerror}\n")
+        raise SystemExit(1) from None
+
+
+def _silence(stream: TextIO) -> None:
+    """What is left in its buffer goes nowhere, instead of raising again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def accelerator() -> str:

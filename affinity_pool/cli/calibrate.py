@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .application import app, explained
-from .options import Batch, Data, Device, Dtype, Layers, Limit, Longest, Model, Out, Prompt, Task, layers_of, listed
+from .options import Batch, Data, Device, Dtype, Layers, Limit, Longest, Model, Out, Prompt, Task, layers_of, rules_of
 
 
 @app.command()
@@ -47,15 +47,17 @@ def calibrate(
 
         budget = calibrate.Budget(flops, retention)
         kind = calibrate.check_criterion(criterion)
+        _, widths = rules_of("1", windows)
         session = open_session(
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
-        )
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
+            check=lambda utterances, depth: layers_of(layers, depth),
+        )  # fmt: skip
         search = calibrate.Search(
             session.lslm,
             budget,
             kind,
             tuple(layers_of(layers, session.lslm.depth)),
-            tuple(listed(windows, int, "windows")),
+            tuple(widths),
             longest,
         )
         found = search.run(

@@ -59,33 +59,35 @@ def cost(
     """
     with explained():
         from ..bench.table import render
+        from ..study import folders, identity
         from ..study.cost.measure import Options
         from ..study.cost.study import method, run
         from ..study.report import cost_page
         from ..study.report.page import write
 
+        folders.take(out)
         options = Options(rounds, new_tokens, idle)
         seconds = None if lengths is None else listed(lengths, float, "lengths")
         if random_weights is not None:
-            given = {"--model": model, "--data": data, "--prompt": prompt, "--sites": sites, "--buckets": buckets}
-            if refused := [name for name, value in given.items() if value is not None]:
+            unused = {"--model": model, "--data": data, "--prompt": prompt, "--sites": sites, "--buckets": buckets}
+            if refused := [name for name, value in unused.items() if value is not None]:
                 raise typer.BadParameter(f"{refused[0]} does not go with --random-weights, which needs only --lengths")
             loaded, cases = _from_config(random_weights, seconds, listed(batch, int, "batch"), device, dtype)
-            name, pooling = random_weights, None
+            name, pooling, given = random_weights, None, {"model": identity.digest([loaded.config.to_dict()])}
         else:
             if batch != "1":
                 raise typer.BadParameter("--batch needs --random-weights: recordings are measured one by one")
             if lengths is not None and buckets is not None:
                 raise typer.BadParameter("--lengths are measured in place of --buckets: give one of them")
             edges = None if buckets is None else listed(buckets, float, "buckets")
-            loaded, name, pooling, cases = _from_recordings(
+            loaded, name, pooling, cases, given = _from_recordings(
                 model, data, prompt, sites, edges, per_bucket, seconds, device, dtype
             )
 
         def echo(line: str) -> None:
             console.print(line, markup=False, soft_wrap=True)
 
-        summary = run(loaded, cases, options, method(loaded, name, options, pooling), out, echo)
+        summary = run(loaded, cases, options, method(loaded, name, options, pooling), given, out, echo)
         console.print("\n" + render(summary), markup=False, soft_wrap=True)
         written = write(cost_page.page(summary), out)
     names = ", ".join(path.name for path in written)
@@ -120,13 +122,15 @@ def _from_recordings(
     lengths: list[float] | None,
     device: str | None,
     dtype: str,
-) -> tuple[Any, str, Pooling, Iterable[Case]]:
+) -> tuple[Any, str, Pooling, Iterable[Case], dict[str, str]]:
     from ..study.cost.prompts import Pooling, Recording, bucket_cases, length_cases
     from ..study.data import open_data
+    from ..study.demo import check_sites
+    from ..study.identity import of_audio, of_texts
     from ..study.lslm import load
 
     utterances = open_data(data)
-    lslm = load(model, device, dtype)
+    lslm = load(model, device, dtype, lambda depth: check_sites(sites, depth))
     pooling = Pooling(*lslm.pooling(sites or lslm.sites))
     recordings = [Recording(one.load(lslm.rate), prompt or one.task) for one in utterances]
     cases = (
@@ -134,4 +138,5 @@ def _from_recordings(
         if lengths is None
         else length_cases(lslm, recordings, pooling, lengths)
     )
-    return lslm.model, lslm.name, pooling, cases
+    given = {"texts": of_texts(utterances), "audio": of_audio(utterances), "model": lslm.identity}
+    return lslm.model, lslm.name, pooling, cases, given

@@ -37,10 +37,12 @@ def demo(
     with explained():
         from rich.progress import track
 
-        from ..study import demo, lslm
+        from ..study import demo, folders, lslm
         from ..study.report import demo_page, demo_terminal
 
-        loaded = lslm.load(model, device, dtype)
+        folders.take(out)
+        demo.check(audio or [], text or [], data, prompt)
+        loaded = lslm.load(model, device, dtype, lambda depth: demo.check_sites(sites, depth))
         chosen, notes = demo.choose(loaded, audio or [], text or [], data, prompt)
         result = demo.run(
             loaded,

@@ -28,15 +28,24 @@ def dynamics(
     """
     with explained():
         from ..study import dynamics
+        from ..study.data.alignment import check_source
+        from ..study.identity import word_times
         from ..study.report.dynamics_page import page
         from .session import open_session
 
+        check_source(alignments)
         session = open_session(
             model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
         )
         lslm = session.lslm
         options = {"alignments": alignments, "task": task}
-        done = session.run("dynamics", options, dynamics.Measuring(lslm), dynamics.words_of(alignments, lslm))
+        done = session.run(
+            "dynamics",
+            options,
+            dynamics.Measuring(lslm),
+            dynamics.words_of(alignments, lslm),
+            files=word_times(alignments),
+        )
         if session.leads:
             facts = dynamics.summary(lslm, *done)
             session.write(facts, page(facts))

@@ -50,21 +50,37 @@ def evaluate(
     with explained():
         from ..study import evaluate
         from ..study.conditions import Answering, scorable
+        from ..study.identity import judge_source
         from ..study.metrics import judged, load_judge
         from ..study.report.evaluation_page import page
         from .session import open_session
 
         referee = None if judge is None else judged(load_judge(judge), judge)
+        names = [] if baselines == "none" else listed(baselines, str, "baselines")
+        evaluate.check_baselines(names)
+
+        def check(utterances: object, depth: int) -> None:
+            for spec in sites or ():
+                evaluate.choose(spec, depth)
+
         session = open_session(
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
-        )
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
+            check=check,
+        )  # fmt: skip
         lslm = session.lslm
         choices = [evaluate.choose(spec, lslm.depth) for spec in sites or [lslm.sites]]
-        names = [] if baselines == "none" else listed(baselines, str, "baselines")
         conditions = evaluate.conditions(choices, names, seed)
-        options = {"conditions": [condition.name for condition in conditions], "seed": seed, "longest": longest}
+        options = {
+            "conditions": [condition.name for condition in conditions],
+            "positions": [choice.positions or "keep" for choice in choices],
+            "seed": seed,
+            "longest": longest,
+            "judge": judge,
+            "task": task,
+        }
         work = Answering(lslm, conditions, longest, referee)
-        done = session.run("eval", {**options, "judge": judge, "task": task}, work, scorable(lslm))
+        files = {} if judge is None else {"judge": judge_source(judge)}
+        done = session.run("eval", options, work, scorable(lslm), files=files)
         if session.leads:
             facts = evaluate.summary(lslm, *done, referee)
             session.write(facts, page(facts))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 Value = TypeVar("Value")
+
+MOST_DIGITS = 6  # of a layer's number
 
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the bundled tiny model if left out.")]
 Data = Annotated[
@@ -53,7 +56,9 @@ def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
     except ValueError as error:
         if type(error) is not ValueError:  # says more itself
             raise
-        raise typer.BadParameter(f"{name} must be {kind.__name__}s with commas between them, got {text!r}") from None
+        raise typer.BadParameter(
+            f"{name} must be {kind.__name__}s with commas between them, got {shortened(text)!r}"
+        ) from None
 
 
 def layers_of(text: str | None, depth: int) -> list[int]:
@@ -64,8 +69,29 @@ def layers_of(text: str | None, depth: int) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise typer.BadParameter(f"layers must be as '0,7,12-15', got {text!r}")
-        found |= set(range(int(first), int(last if dash else first) + 1))
-    if not found or max(found) >= depth:
-        raise typer.BadParameter(f"this model's decoder has layers 0 to {depth - 1}, got {text!r}")
+            raise typer.BadParameter(f"layers must be as '0,7,12-15', got {shortened(text)!r}")
+        for end in (first, last or first):
+            if len(end) > MOST_DIGITS or int(end) >= depth:
+                raise typer.BadParameter(f"this model's decoder has layers 0 to {depth - 1}, got {shortened(text)!r}")
+        found |= set(range(int(first), int(last or first) + 1))
+    if not found:
+        raise typer.BadParameter(f"layers must rise, as in '12-15', got {shortened(text)!r}")
     return sorted(found)
+
+
+def rules_of(thresholds: str, windows: str) -> tuple[list[float], list[int]]:
+    """The values of both lists, each of which a site can have."""
+    from ..models import Site
+    from ..study import InputError
+
+    cosines, widths = listed(thresholds, float, "thresholds"), listed(windows, int, "windows")
+    try:
+        for cosine, width in product(cosines, widths):
+            Site(0, cosine, width)
+    except (ValueError, OverflowError) as error:
+        raise InputError(str(error)) from error
+    return cosines, widths
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -58,23 +58,28 @@ def oracle(
     with explained():
         from ..study import oracle
         from ..study.conditions import Answering, scorable
+        from ..study.identity import word_times
         from ..study.report.oracle_page import page
         from ..study.scores import summary
         from .session import open_session
 
+        sizes = listed(budgets, oracle.Budget.parse, "budgets")
+        names = listed(operators, str, "operators")
+        oracle.check(names, units, alignments)
         session = open_session(
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
-        )
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
+            check=lambda utterances, depth: layers_of(layers, depth),
+        )  # fmt: skip
         lslm = session.lslm
         chosen = layers_of(layers, lslm.depth)
-        sizes = listed(budgets, oracle.Budget.parse, "budgets")
-        conditions = oracle.conditions(chosen, listed(operators, str, "operators"), sizes, seed)
+        conditions = oracle.conditions(chosen, names, sizes, seed)
         options = {"layers": chosen, "operators": operators, "budgets": budgets, "units": units, "seed": seed}
         done = session.run(
             "oracle",
             {**options, "alignments": alignments, "longest": longest, "task": task},
             Answering(lslm, conditions, longest),
             scorable(lslm, oracle.units_of(units, alignments, lslm)),
+            files=word_times(alignments),
         )
         if session.leads:
             facts = summary(lslm, *done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +21,13 @@ from .options import (
     Out,
     Prompt,
     layers_of,
-    listed,
+    rules_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..study.data import Utterance
 
 
 @app.command()
@@ -55,12 +60,18 @@ def probe(
         from ..study.scores import summary
         from .session import open_session
 
+        cosines, widths = rules_of(thresholds, windows)
+
+        def check(utterances: Sequence[Utterance], depth: int) -> None:
+            layers_of(layers, depth)
+            probe.check_picture(utterances, picture)
+
         session = open_session(
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
-        )
+            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
+            check=check,
+        )  # fmt: skip
         lslm = session.lslm
         chosen = layers_of(layers, lslm.depth)
-        cosines, widths = listed(thresholds, float, "thresholds"), listed(windows, int, "windows")
         options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}
         work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest)
         done = session.run("probe", options, work, scorable(lslm))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +32,18 @@ class Session:
     """Recordings that cannot be used and that the user was told of."""
 
     def run(
-        self, command: str, options: Record, work: Work, prepare: Prepare | None = None, folder: Path | None = None
+        self,
+        command: str,
+        options: Record,
+        work: Work,
+        prepare: Prepare | None = None,
+        folder: Path | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> tuple[Record, list[Record], Record]:
         """What the run was, all its records, and the provenance of its beginning."""
         from ..study.runs import Plan, began, problems, run
 
-        plan = Plan(command, self.lslm.name, {"data": self.data, **options}, self.batch, self.prompt)
+        plan = Plan(command, self.lslm.name, {"data": self.data, **options}, self.batch, self.prompt, files or {})
 
         def shown(batches: Sequence[int]) -> Any:
             return track(batches, command, console=console, transient=True)
@@ -67,10 +72,10 @@ class Session:
 
     def write(self, summary: Record, page: Page) -> None:
         """``summary.json`` and the page, and the page's findings on the terminal."""
+        from ..study import folders
         from ..study.report.page import write
 
-        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-        (self.out / "summary.json").write_text(text, encoding="utf-8")
+        folders.write_json(self.out / folders.SUMMARY, summary)
         written = write(page, self.out)
         for finding in page.findings:
             console.print(finding.replace("**", "").replace("`", ""), markup=False, soft_wrap=True)
@@ -89,17 +94,25 @@ def open_session(
     prompt: str | None = None,
     device: str | None = None,
     dtype: str = "auto",
+    check: Callable[[Sequence[Utterance], int], object] | None = None,
 ) -> Session:
-    """Load the model, on this process's own device, and choose the recordings."""
-    from ..study import InputError
+    """Choose the recordings and load the model, on this process's own device.
+
+    ``check`` is shown the recordings and the model's number of layers before the weights are read: whatever is wrong
+    with the rest of a command is told there.
+    """
+    from ..study import InputError, folders
     from ..study.data import open_data
     from ..study.lslm import load
     from ..study.runs import processes
 
+    folders.take(out)
     everything = open_data(data)
     chosen = [utterance for utterance in everything if task is None or utterance.task == task][:limit]
     if not chosen:
         tasks = ", ".join(sorted({utterance.task for utterance in everything}))
-        raise InputError(f"{data} has no recording for the task {task!r}, only for {tasks}")
-    lslm = load(model, device or str(processes().device), dtype)
+        raise InputError(f"{data or 'the bundled manifest'} has no recording for the task {task!r}, only for {tasks}")
+    lslm = load(
+        model, device or str(processes().device), dtype, None if check is None else lambda depth: check(chosen, depth)
+    )
     return Session(lslm, chosen, data or "bundled recordings", out, batch, prompt)

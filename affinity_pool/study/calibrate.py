@@ -12,7 +12,6 @@ of the first token moves. Three steps, each a run of its own:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -26,7 +25,7 @@ from rapidfuzz.distance import Levenshtein
 from ..models import Site
 from ..models.sites import FILE
 from ..pooling import pool_padded
-from . import InputError
+from . import InputError, folders
 from .conditions import VANILLA, Answering, Condition
 from .dynamics import hidden_states
 from .evaluate import written
@@ -60,8 +59,8 @@ class Budget:
         given = [value for value in (self.flops, self.retention) if value is not None]
         if len(given) != 1 or not 0 < given[0] < 1:
             raise InputError(
-                f"budget must be either flops or retention, a share between 0 and 1, got flops={self.flops}, "
-                f"retention={self.retention}"
+                "give one budget, either flops or retention (--flops, --retention), as a share between 0 and 1, got "
+                f"flops={self.flops}, retention={self.retention}"
             )
 
     def met(self, trial: Trial) -> bool:
@@ -306,7 +305,7 @@ def save(trial: Trial, folder: Path) -> Path:
     """Write ``affinity_pool.json``, which ``affinity_pool.patch(model, path)`` loads."""
     sites = [{"layer": s.layer, "threshold": s.threshold, "window": s.window} for s in trial.sites]
     path = folder / FILE
-    path.write_text(json.dumps({"sites": sites, "positions": "keep"}, indent=2) + "\n", encoding="utf-8")
+    folders.write_json(path, {"sites": sites, "positions": "keep"}, indent=2)
     return path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models import PrefillStats, Site, patch
-from ..models.sites import Positions
+from ..models.sites import Positions, resolve
 from . import InputError, ttft
 from .data import Utterance, open_data
 from .flops import Flops, knows_encoder, prefill_flops, tokens_per_layer
@@ -98,14 +98,14 @@ class Demo:
         )
 
 
-def choose(
-    lslm: Lslm, audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
-) -> tuple[list[Utterance], list[str]]:
-    """The recordings to run, and notes on those left out.
+def check(audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None) -> list[Utterance]:
+    """The recordings that are asked for.
 
     Files in ``audio`` are all taken, with ``texts`` as references in the same order. Else the utterances of the
-    manifest ``data`` (None: the bundled one) whose task is ``task`` (None: transcribe) and whose reference the model's
-    tokenizer can spell.
+    manifest ``data`` (None: the bundled one) whose task is ``task`` (None: transcribe).
+
+    Raises:
+        InputError: there are none such, or the references do not fit.
     """
     if audio:
         if texts and len(texts) != len(audio):
@@ -114,17 +114,41 @@ def choose(
             )
         references: list[str | None] = [*texts] or [None] * len(audio)
         task = task or "transcribe"
-        return [Utterance(path.stem, path, text, task) for path, text in zip(audio, references, strict=True)], []
+        return [Utterance(path.stem, path, text, task) for path, text in zip(audio, references, strict=True)]
     if texts:
         raise InputError("--text is the reference of an --audio, which is missing")
     everything = open_data(data)
-    name = data or "the bundled manifest"
     wanted = [utterance for utterance in everything if utterance.task == (task or "transcribe")]
     if not wanted:
         tasks = ", ".join(sorted({utterance.task for utterance in everything}))
+        name = data or "the bundled manifest"
         raise InputError(f"{name} has no recording for the task {task or 'transcribe'!r}, only for {tasks}")
+    return wanted
+
+
+def check_sites(sites: str | None, depth: int) -> None:
+    """Raise unless these are sites of a decoder of so many layers; None: the model's own, which are."""
+    if sites is None:
+        return
+    try:
+        resolve(sites, depth)
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def choose(
+    lslm: Lslm, audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
+) -> tuple[list[Utterance], list[str]]:
+    """The recordings to run, see :func:`check`, and notes on those of a manifest left out.
+
+    Of a manifest those are run whose reference the model's tokenizer can spell.
+    """
+    wanted = check(audio, texts, data, task)
+    if audio:
+        return wanted, []
     chosen = [utterance for utterance in wanted if utterance.text is None or lslm.can_spell(utterance.text)]
     if not chosen:
+        name = data or "the bundled manifest"
         raise InputError(f"every text in {name} has words that are not in the vocabulary of {lslm.name}")
     left = [utterance.id for utterance in wanted if utterance not in chosen]
     return chosen, [f"left out, with words outside the model's vocabulary: {', '.join(left)}"] if left else []

@@ -7,6 +7,7 @@ is added. Speeding the recording up is one at the input alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,15 +50,21 @@ def choose(spec: str, depth: int) -> Choice:
     """A preset, a JSON file or a folder that holds one, or ``LAYER:THRESHOLD:WINDOW[,...]`` as ``0:0.9:1,7:0.85:3``."""
     try:
         if ":" in spec and not Path(spec).exists():
-            parts = [part.split(":") for part in spec.split(",")]
-            sites, positions = resolve(
-                [Site(int(layer), float(threshold), int(window)) for layer, threshold, window in parts], depth
-            )
+            sites, positions = resolve([_site(part) for part in spec.split(",")], depth)
             return Choice(spec, sites, positions)
         sites, positions = resolve(spec, depth)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"sites {spec!r}: {error}") from error
     return Choice(written(sites) if Path(spec).exists() else f"{spec} ({written(sites)})", sites, positions)
+
+
+def _site(text: str) -> Site:
+    try:
+        layer, threshold, window = text.split(":")
+        numbers = int(layer), float(threshold), int(window)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not LAYER:THRESHOLD:WINDOW, as in 7:0.85:3: {error}") from error
+    return Site(*numbers)
 
 
 def written(sites: Sequence[Site]) -> str:
@@ -67,9 +74,9 @@ def written(sites: Sequence[Site]) -> str:
 
 def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -> list[Condition]:
     """The unpooled model, then each choice of sites followed by the baselines at its counts."""
-    for name in baselines:
-        if name not in BASELINES:
-            raise InputError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}")
+    check_baselines(baselines)
+    if repeated := [name for name, count in Counter(choice.name for choice in choices).items() if count > 1]:
+        raise InputError(f"sites {repeated[0]!r} are given twice: give each choice once")
     found = [VANILLA]
     for choice in choices:
         facts = {"method": "affinity", "sites": choice.name}
@@ -83,6 +90,15 @@ def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -
             elif [site.layer for site in choice.sites] == [0]:
                 found.append(same(hear=partial(_sped_up, pooled)))
     return found
+
+
+def check_baselines(names: Sequence[str]) -> None:
+    """Raise unless there are all of these, and each is named once."""
+    for name in names:
+        if name not in BASELINES:
+            raise InputError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}")
+    if len(set(names)) < len(names):
+        raise InputError(f"baselines must be named once each, got {', '.join(names)}")
 
 
 def summary(

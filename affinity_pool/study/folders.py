@@ -1,8 +1,8 @@
 """The folder a run owns, and how anything in it is written and read back.
 
 ``run.json`` says what the run is and what it was given; only a run that is the same may go on in it. Files are written
-aside and renamed, so that each is whole or not there; lines that a crash, or a full disk, cut short are skipped when they
-are read. JSON here holds any text, lone surrogates too.
+aside and renamed, so that each is whole or not there; lines that a crash, or a full disk, cut short are skipped when
+they are read. JSON here holds any text, lone surrogates too.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def is_begun(folder: Path, facts: dict[str, Any], given: dict[str, str]) -> bool
     there = read(folder / RUN)
     if not isinstance(there, dict):
         return False
-    before = there.pop("given", {})
+    before = there.pop("given", None)
+    before = before if isinstance(before, dict) else {}
     if there != facts:
         differing = sorted(key for key in {*there, *facts} if there.get(key) != facts.get(key))
         raise InputError(
@@ -62,7 +63,9 @@ def is_begun(folder: Path, facts: dict[str, Any], given: dict[str, str]) -> bool
         )
     if before != given:
         kinds = {*before, *given} if isinstance(before, dict) else set(given)
-        differing = sorted(kind for kind in kinds if not isinstance(before, dict) or before.get(kind) != given.get(kind))
+        differing = sorted(
+            kind for kind in kinds if not isinstance(before, dict) or before.get(kind) != given.get(kind)
+        )
         named = ", ".join(_KINDS.get(kind, kind) for kind in differing)
         raise InputError(
             f"{folder} holds a run of the same settings on other {named}: they have changed since, under the same "
@@ -142,17 +145,17 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say in words where and why something cannot be written, such as a full disk."""
+def writing(path: Path, then: str = "") -> Iterator[None]:
+    """Say in words where and why something cannot be written, such as a full disk, and what ``then``."""
     try:
         yield
     except InputError:
         raise
     except (OSError, ValueError) as error:  # a ValueError is a NUL in a name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write to {path}: {reason}. What is done is kept; started again, a run goes on") from (
-            error
-        )
+        raise InputError(f"cannot write to {path}: {getattr(error, 'strerror', None) or error}{then}") from error
+
+
+GOES_ON = ". What is done is kept; started again, the run goes on"
 
 
 def _foreign(folder: Path) -> str | None:
@@ -161,7 +164,7 @@ def _foreign(folder: Path) -> str | None:
     runs = [folder, *(entry for entry in entries if entry.is_dir())]  # calibrate has a folder for each of its steps
     if any(_is_own(place / name, keys) for place in runs for name, keys in _OWN_KEYS.items()):
         return None
-    files = (entry for entry in entries if entry.is_dir() and any(entry.iterdir()) or _holds_something(entry))
+    files = (entry for entry in entries if (entry.is_dir() and any(entry.iterdir())) or _holds_something(entry))
     return next((entry.name for entry in files), None)
 
 
@@ -173,7 +176,9 @@ def _is_own(file: Path, keys: set[str]) -> bool:
 
 
 def _holds_something(entry: Path) -> bool:
-    return not entry.is_dir() and entry.stat().st_size > 0  # an empty run.json is what a power loss leaves
+    if entry.is_dir() and not entry.is_symlink():
+        return any(entry.iterdir())
+    return entry.lstat().st_size > 0  # an empty run.json is what a power loss leaves
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,18 @@ def of_file(path: Path) -> Any:
 def _of_row(row: Any) -> Any:
     """Of a recording that a data set holds."""
     return getattr(row, "identity", None)
+
+
+def word_times(source: str | None) -> dict[str, str]:
+    """Of a folder of TextGrids, for :class:`.runs.Plan`; other sources of word times are part of the recordings."""
+    folder = None if source is None else Path(source)
+    return {"word times": of_folder(folder)} if folder is not None and folder.is_dir() else {}
+
+
+def judge_source(spec: str) -> str:
+    """Of the file that a judge ``module:function`` is in."""
+    file = getattr(sys.modules.get(spec.partition(":")[0]), "__file__", None)
+    return digest([None if file is None else of_file(Path(file))])
 
 
 def digest(values: Iterable[Any]) -> str:

@@ -50,17 +50,24 @@ def groups_by_layer(
     return found
 
 
+def check_picture(utterances: Sequence[Utterance], wanted: str | None) -> None:
+    """Raise unless there is a recording of this id, or none is wanted in particular."""
+    if wanted is not None and wanted not in {utterance.id for utterance in utterances}:
+        raise InputError(f"no utterance {wanted!r} among {len(utterances)}; the first is {utterances[0].id!r}")
+
+
 def pictured(utterances: Sequence[Utterance], wanted: str | None, lslm: Lslm) -> tuple[Utterance, Audio]:
     """The recording to draw: the one named, else the longest with word times that the model hears whole.
 
     Raises:
         InputError: there is none.
     """
+    check_picture(utterances, wanted)
     if wanted is not None:
-        for utterance in utterances:
-            if utterance.id == wanted:
-                return utterance, utterance.load(lslm.rate)
-        raise InputError(f"no utterance {wanted!r} among {len(utterances)}; the first is {utterances[0].id!r}")
+        (utterance,) = (one for one in utterances if one.id == wanted)
+        audio = utterance.load(lslm.rate)
+        lslm.check(audio)
+        return utterance, audio
     known = sorted((u for u in utterances if u.words), key=lambda u: -u.words[-1].end) or utterances
     for utterance in known:
         try:

@@ -3,7 +3,9 @@
 A run owns a folder. Batches are cut from the whole list of recordings, in its order, whatever is done already and
 however many processes share the work: a batch is always the same recordings, so its figures are the same to the bit.
 Each finished batch is one line of ``parts/``, and a run started again does the missing ones, if what it is given is
-still the same; at the end they become ``results.jsonl``, one record a line. Under ``torchrun`` (or ``accelerate launch``) each process does its share of them.
+still the same; at the end they become ``results.jsonl``, one record a line.
+
+Under ``torchrun`` (or ``accelerate launch``) each process does its share of them.
 
 A recording that cannot be used becomes a record with a ``problem`` and is counted wherever figures are shown.
 """
@@ -131,7 +133,7 @@ def run(
     mine = [n for n in numbers if n not in done][state.process_index :: state.num_processes]
     if mine:
         own = folder / "parts" / f"{state.process_index}.jsonl"
-        with folders.writing(own), own.open("a", encoding="utf-8", newline="\n") as part:
+        with folders.writing(own, folders.GOES_ON), own.open("a", encoding="utf-8", newline="\n") as part:
             part.write("\n" * bool(part.tell()))  # ends a line that a crash cut short
             for number in progress(mine):
                 records = _do_batch(lslm, chosen[number], plan.prompt, work, prepare)

@@ -63,7 +63,7 @@ def lslm(folder: Path) -> Lslm:
 def written(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cost") / "out"
     cases = [*forced_cases(model, [1.0], [1]), *forced_cases(model, [5.0], [3])]
-    run(model, cases, BRIEF, method(model, "tiny", BRIEF, None), out, echo=lambda _: None)
+    run(model, cases, BRIEF, method(model, "tiny", BRIEF, None), {}, out, echo=lambda _: None)
     return out
 
 
@@ -337,16 +337,16 @@ def test_a_run_goes_on_from_what_is_there(model: Any, written: Path, summary: di
 
     lines = (written / "results.jsonl").read_text()
     again = [Case("1 s", 1, never), Case("5 s, batch 3", 3, never)]
-    found = run(model, again, BRIEF, method(model, "tiny", BRIEF, None), written, echo=lambda _: None)
+    found = run(model, again, BRIEF, method(model, "tiny", BRIEF, None), {}, written, echo=lambda _: None)
     assert found["results"] == summary["results"]
     assert (written / "results.jsonl").read_text() == lines
     with pytest.raises(InputError, match=r"holds a run with other settings \(rounds\)"):
-        run(model, again, BRIEF, method(model, "tiny", replace(BRIEF, rounds=7), None), written)
+        run(model, again, BRIEF, method(model, "tiny", replace(BRIEF, rounds=7), None), {}, written)
 
 
 def test_nothing_to_measure_is_said(model: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no recording has a length in any of the buckets"):
-        run(model, [], BRIEF, {}, tmp_path)
+        run(model, [], BRIEF, {}, {}, tmp_path)
 
 
 # The command.

@@ -66,7 +66,7 @@ def run(
         if case.name not in done:
             record = {"name": case.name, **measure(model, case, options)}
             file = folder / "results.jsonl"
-            with folders.writing(file), file.open("a", encoding="utf-8", newline="\n") as results:
+            with folders.writing(file, folders.GOES_ON), file.open("a", encoding="utf-8", newline="\n") as results:
                 results.write(folders.dumps(record) + "\n")
             done[case.name] = record
         found.append(done[case.name])

@@ -28,6 +28,16 @@ QUIET = 0.3  # seconds of silence added at both ends, so that no word has to beg
 _INSTEAD = 'give "words" in the manifest, or a folder of Montreal Forced Aligner TextGrids'
 
 
+def check_source(source: str | Path | None) -> None:
+    """Raise an :class:`InputError` unless word times can come from there; see :func:`word_times`."""
+    if source == POCKETSPHINX:
+        _decoder()
+    elif source not in (None, MANIFEST) and not Path(source).is_dir():
+        raise InputError(
+            f"word times come from 'manifest', 'pocketsphinx' or a folder of TextGrids, got {str(source)!r}"
+        )
+
+
 def word_times(utterance: Utterance, audio: Audio, source: str | Path | None = None) -> tuple[Word, ...]:
     """The words spoken, in the order of their starts, with seconds from the start of the recording.
 
@@ -123,10 +133,7 @@ def _textgrid(utterance: Utterance, folder: Path) -> Path:
     for path in paths:
         if path.is_file():
             return path
-    if not folder.is_dir():
-        raise InputError(
-            f"word times come from 'manifest', 'pocketsphinx' or a folder of TextGrids, got {str(folder)!r}"
-        )
+    check_source(folder)
     raise InputError(f"no TextGrid {' or '.join(map(str, paths))}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .. import folders
 from ..demo import Clip, Cost, Demo, site_name
 from . import groups_picture
 from .demo_terminal import arrows, compared, conclusions, summary
@@ -19,10 +19,9 @@ from .telling import machine, model_name, size
 def write(demo: Demo, folder: Path) -> list[Path]:
     """Write ``index.html``, ``groups.png``, ``groups-dark.png`` and ``summary.json`` into ``folder``."""
     facts = summary(demo)
-    written = write_page(page(demo, facts), folder)
-    figures = folder / "summary.json"
-    figures.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return [*written, figures]
+    figures = folder / folders.SUMMARY
+    folders.write_json(figures, facts, indent=2)  # first: it says whose the folder is
+    return [*write_page(page(demo, facts), folder), figures]
 
 
 def page(demo: Demo, facts: dict[str, Any]) -> Page:

@@ -1,0 +1,158 @@
+"""Options and the files they name are checked before the model loads, and said in the command line's words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from affinity_pool.cli import app
+from affinity_pool.cli.application import source_of
+from affinity_pool.cli.options import layers_of
+from affinity_pool.study import lslm
+
+SITE = {"layer": 0, "threshold": 0.9, "window": 1}
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading weights fails the test: whatever is wrong has to be told before."""
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(lslm.transformers.Qwen2AudioForConditionalGeneration, "from_pretrained", read)
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2
+    return " ".join(result.output.replace("│", " ").split())
+
+
+BAD = {
+    "layers beyond the last": (["probe", "--layers", "0-200000000"], "layers 0 to 3"),
+    "layers beyond any number": (["oracle", "--layers", "0-" + "9" * 5000], "layers 0 to 3"),
+    "layers backwards": (["oracle", "--layers", "3-1"], "layers must rise"),
+    "layers of calibrate": (["calibrate", "--flops", "0.9", "--layers", "9"], "layers 0 to 3"),
+    "a picture of nobody": (["probe", "--picture", "nobody"], "no utterance 'nobody' among"),
+    "a window": (["probe", "--windows", "1,99"], "window must be in 1..32"),
+    "a window of calibrate": (["calibrate", "--flops", "0.9", "--windows", "0"], "window must be in 1..32"),
+    "a threshold": (["probe", "--thresholds", "nan"], "threshold must be a number, got NaN"),
+    "no budget": (["calibrate"], "--flops, --retention"),
+    "an operator": (["oracle", "--operators", "drop"], "operator must be one of"),
+    "an operator twice": (["oracle", "--operators", "random-drop,random-drop"], "named once each"),
+    "a unit": (["oracle", "--units", "syllables"], "units must be 'words' or a number of seconds"),
+    "an alignment": (["oracle", "--alignments", "nowhere"], "folder of TextGrids, got 'nowhere'"),
+    "an alignment of dynamics": (["dynamics", "--alignments", "nowhere"], "folder of TextGrids, got 'nowhere'"),
+    "a baseline": (["eval", "--baselines", "drop"], "baseline must be one of"),
+    "a baseline twice": (["eval", "--baselines", "interpolate,interpolate"], "named once each"),
+    "sites beyond the last": (["eval", "--sites", "7:0.9:1"], "layers 0 to 3"),
+    "sites cut short": (["eval", "--sites", "0:0.9"], "'0:0.9' is not LAYER:THRESHOLD:WINDOW"),
+    "sites of the demo": (["demo", "--sites", "moderate"], "neither a preset"),
+    "sites of cost": (["cost", "--sites", "moderate"], "neither a preset"),
+    "a device": (["eval", "--device", "gpu"], "device 'gpu' cannot be used here"),
+    "a dtype": (["eval", "--dtype", "float"], "dtype must be one of auto, float32"),
+    "a judge": (["eval", "--judge", "no.such:judge"], "judge"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options_are_told_before_the_weights_are_read(
+    name: str, folder: Path, corpus: Path, tmp_path: Path, no_weights: None
+) -> None:
+    (command, *options), message = BAD[name]
+    given = ["--device", "cpu"] if "--device" not in options else []
+    said = refused(command, "--model", folder, "--data", corpus, "--out", tmp_path / "out", *given, *options)
+    assert message in said
+    assert len(said) < 1000
+
+
+FILES = {
+    "positions": ({"sites": [SITE], "positions": "Keep"}, "positions must be 'keep' or 'compact', got 'Keep'"),
+    "positions of a list": ({"sites": [SITE], "positions": []}, "positions must be 'keep' or 'compact'"),
+    "a list": ([SITE], "got list"),
+    "no sites": ({}, "'sites' is missing"),
+    "sites that are none": ({"sites": 3}, "sites must be a list, got int"),
+    "a site that is none": ({"sites": [3]}, "a site has layer, threshold and window"),
+    "a huge threshold": ({"sites": [{**SITE, "threshold": 10**400}]}, "threshold must be"),
+    "an odd window": ({"sites": [{**SITE, "window": 1.5}]}, "window must be an int"),
+    "another key": ({"sites": [SITE], "position": "keep"}, "unknown key 'position'"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("command", ["eval", "demo"])
+def test_bad_sites_files_are_told_by_name_before_the_weights_are_read(
+    name: str, command: str, folder: Path, corpus: Path, tmp_path: Path, no_weights: None
+) -> None:
+    content, message = FILES[name]
+    file = tmp_path / "sites.json"
+    file.write_text(json.dumps(content))
+    options = ["--sites", file, "--out", tmp_path / "out", "--device", "cpu"]
+    said = refused(command, "--model", folder, "--data", corpus, *options)
+    assert message in said
+    assert "sites.json" in said.replace(" ", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, bytes(10)])
+def test_sites_files_that_are_no_json_are_told_by_name(
+    content: bytes, folder: Path, corpus: Path, tmp_path: Path, no_weights: None
+) -> None:
+    (tmp_path / "sites.json").write_bytes(content)
+    options = ["--sites", tmp_path / "sites.json", "--out", tmp_path / "out", "--device", "cpu"]
+    assert "sites.json" in refused("eval", "--model", folder, "--data", corpus, *options).replace(" ", "")
+
+
+def test_layers_are_read_as_written() -> None:
+    assert layers_of("0,7, 12-15", 16) == [0, 7, 12, 13, 14, 15]
+
+
+def test_the_advice_names_an_extra_that_has_the_package() -> None:
+    assert source_of("soundfile") == "'affinity_pool[study]'"
+    assert source_of("transformers") == "'affinity_pool[study]'"
+    assert source_of("pocketsphinx") == "'affinity_pool[align]'"
+    assert source_of("peft") == "peft"
+
+
+# The terminal.
+
+
+def env(stdout: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = "from affinity_pool.cli import main; main()"
+    command = [sys.executable, "-c", program, "eval", "--data", "caf\u00e9 [bold] \u65e5.jsonl"]
+    return subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_output_of_ascii_alone(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as out:
+        done = env(out, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    said = " ".join((tmp_path / "out").read_text("ascii").split())
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert r"caf\xe9 [bold]" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_to_a_full_device() -> None:
+    with open("/dev/full", "w") as full:
+        done = env(full)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "Error: cannot write the output: No space left on device"
+
+
+def test_output_to_a_closed_pipe() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = env(writer)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ""
