@@ -181,7 +181,7 @@ class Handle:
         """The model's forward with a :class:`Call` around it."""
 
         @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
-        @functools.wraps(forward)
+        @functools.wraps(forward, updated=())  # not its attributes: torch takes those of a compiled one for its own
         def pooling(*args: Any, **kwargs: Any) -> Any:
             if not self._changes.stand:  # others have put a function of theirs around this one, and keep it
                 return forward(*args, **kwargs)
