@@ -65,7 +65,7 @@ def cost(
         from ..study.report import cost_page
         from ..study.report.page import write
 
-        folders.take(out)
+        folders.take(out, "cost")
         options = Options(rounds, new_tokens, idle)
         seconds = None if lengths is None else listed(lengths, float, "lengths")
         if random_weights is not None:

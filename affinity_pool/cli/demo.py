@@ -40,7 +40,7 @@ def demo(
         from ..study import demo, folders, lslm
         from ..study.report import demo_page, demo_terminal
 
-        folders.take(out)
+        folders.take(out, "demo")
         demo.check(audio or [], text or [], data, prompt)
         loaded = lslm.load(model, device, dtype, lambda depth: demo.check_sites(sites, depth))
         chosen, notes = demo.choose(loaded, audio or [], text or [], data, prompt)

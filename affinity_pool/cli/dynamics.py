@@ -35,7 +35,16 @@ def dynamics(
 
         check_source(alignments)
         session = open_session(
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype
+            "dynamics",
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
         )
         lslm = session.lslm
         options = {"alignments": alignments, "task": task}

@@ -64,6 +64,7 @@ def evaluate(
                 evaluate.choose(spec, depth)
 
         session = open_session(
+            "eval",
             model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
             check=check,
         )  # fmt: skip

@@ -67,6 +67,7 @@ def oracle(
         names = listed(operators, str, "operators")
         oracle.check(names, units, alignments)
         session = open_session(
+            "oracle",
             model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
             check=lambda utterances, depth: layers_of(layers, depth),
         )  # fmt: skip

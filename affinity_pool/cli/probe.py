@@ -67,6 +67,7 @@ def probe(
             probe.check_picture(utterances, picture)
 
         session = open_session(
+            "probe",
             model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
             check=check,
         )  # fmt: skip

@@ -84,6 +84,7 @@ class Session:
 
 
 def open_session(
+    command: str,
     model: str | None,
     data: str | None,
     *,
@@ -106,7 +107,7 @@ def open_session(
     from ..study.lslm import load
     from ..study.runs import processes
 
-    folders.take(out)
+    folders.take(out, command)
     everything = open_data(data)
     chosen = [utterance for utterance in everything if task is None or utterance.task == task][:limit]
     if not chosen:

@@ -26,11 +26,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {"texts": "texts, tasks, languages or words", "audio": "recordings", "model": "model files"}
 
 
-def take(folder: Path) -> None:
-    """Make sure, before anything expensive, that a run can write into ``folder`` and overwrites nobody's files.
+def take(folder: Path, command: str) -> None:
+    """Make sure, before anything expensive, that ``command`` can write into ``folder`` and overwrites nobody's files.
 
     Raises:
-        InputError: it is no folder, cannot be made or written to, or holds files that are not of a run.
+        InputError: it is no folder, cannot be made or written to, holds files that are not of a run, or another
+            command's results.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,11 @@ def take(folder: Path) -> None:
                 f"{folder} holds files that are not of a run, such as {foreign!r}, which could be overwritten: "
                 "give --out a folder that is empty or not there yet"
             )
+        for name in (RUN, SUMMARY):
+            there = read(folder / name)
+            of = there.get("command", command) if isinstance(there, dict) else command
+            if of != command:
+                raise InputError(f"{folder} holds what {of!r} has written: give another --out, or remove it")
 
 
 def is_begun(folder: Path, facts: dict[str, Any], given: dict[str, str]) -> bool:

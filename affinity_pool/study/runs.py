@@ -167,7 +167,7 @@ Batches = Mapping[int, Sequence[Utterance]]
 
 def _open(folder: Path, facts: Record, given: dict[str, str], batches: Batches, device: str) -> dict[int, list[Record]]:
     """Take a folder for this run, or find what is done of it."""
-    folders.take(folder)
+    folders.take(folder, facts["command"])
     begun = folders.is_begun(folder, facts, given)
     if not begun:
         folders.clear(folder / "parts")

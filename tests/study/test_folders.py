@@ -180,6 +180,21 @@ def test_a_folder_with_somebody_s_files_is_refused_before_the_model_loads(
         assert len(list(out.iterdir())) == 1
 
 
+def test_another_command_s_results_are_not_overwritten(folder: Path, small: Path, tmp_path: Path) -> None:
+    common = ["--model", folder, "--data", small, "--out", tmp_path / "out", "--device", "cpu"]
+    assert command("dynamics", *common)[0] == 0
+    page = (tmp_path / "out" / "index.html").read_bytes()
+    for name in ("eval", "demo", "cost", "probe"):
+        code, output = command(name, *common)
+        assert code == 2
+        assert "holds what 'dynamics' has written" in output
+    assert (tmp_path / "out" / "index.html").read_bytes() == page
+    shutil.rmtree(tmp_path / "out")
+    assert command("demo", *common, "--runs", 6)[0] == 0
+    assert "holds what 'demo' has written" in command("eval", *common)[1]
+    assert command("demo", *common, "--runs", 6)[0] == 0
+
+
 def test_a_folder_that_is_empty_or_holds_leftovers_is_taken(lslm: Lslm, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "empty").mkdir(parents=True)
@@ -200,7 +215,7 @@ def test_a_folder_that_cannot_be_is_told_before_the_model_loads(small: Path, tmp
 def test_a_folder_that_is_read_only_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(InputError, match=r"cannot write to .*out: Permission denied"):
-        folders.take(tmp_path / "out")
+        folders.take(tmp_path / "out", "eval")
 
 
 # What has changed is noticed.

@@ -74,6 +74,7 @@ def run(
     if not found:
         raise InputError("there is nothing to measure: no recording has a length in any of the buckets")
     summary = {
+        "command": "cost",
         "suite": "cost",
         "provenance": origin,
         "method": about,
@@ -100,7 +101,8 @@ def finding(record: Record) -> str:
 
 def _open(folder: Path, about: Record, given: dict[str, str]) -> dict[str, Record]:
     """Take a folder for this run, or find what is done of it, by name."""
-    folders.take(folder)
+    about = {"command": "cost", **about}
+    folders.take(folder, "cost")
     results = folder / "results.jsonl"
     if not folders.is_begun(folder, about, given):
         folders.write(results, "")

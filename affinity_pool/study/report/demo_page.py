@@ -18,7 +18,7 @@ from .telling import machine, model_name, size
 
 def write(demo: Demo, folder: Path) -> list[Path]:
     """Write ``index.html``, ``groups.png``, ``groups-dark.png`` and ``summary.json`` into ``folder``."""
-    facts = summary(demo)
+    facts = {"command": "demo", **summary(demo)}
     figures = folder / folders.SUMMARY
     folders.write_json(figures, facts, indent=2)  # first: it says whose the folder is
     return [*write_page(page(demo, facts), folder), figures]
