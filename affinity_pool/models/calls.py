@@ -7,8 +7,6 @@ or one with nothing to do. None means that a patched decoder was called around i
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,15 +66,16 @@ class _Running(threading.local):
 _running = _Running()
 
 
-@contextmanager
-def running(handle: Handle, call: Call) -> Iterator[None]:
-    """Within, ``call`` is the one that hooks of ``handle`` run in, in this thread."""
-    calls = [*_running.calls, (handle, call)]
-    outer, _running.calls = _running.calls, calls
-    try:
-        yield
-    finally:
-        _running.calls = outer
+def enter(handle: Handle, call: Call) -> list[tuple[Handle, Call]]:
+    """From here on ``call`` is the one that hooks of ``handle`` run in, in this thread; returns what to :func:`leave`."""
+    outer = _running.calls
+    _running.calls = [*outer, (handle, call)]
+    return outer
+
+
+def leave(outer: list[tuple[Handle, Call]]) -> None:
+    """End the innermost call, however it ended, and those inside it that never did."""
+    _running.calls = outer
 
 
 def current(handle: Handle) -> Call | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .cache import PooledBy, PooledCache, SiteState, cache_of
-from .calls import Call, Continuation, Prefill, current, running
+from .calls import Call, Continuation, Prefill, current, enter, leave
 from .columns import first_columns, renumber, take_phases
 from .families import Family, family_of
 from .masks import attention_mask, is_supported
@@ -185,11 +185,14 @@ class Handle:
         def pooling(*args: Any, **kwargs: Any) -> Any:
             if not self._changes.stand:  # others have put a function of theirs around this one, and keep it
                 return forward(*args, **kwargs)
-            named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+            named = {**dict(zip(self._parameters, args, strict=False)), **kwargs} if args else kwargs.copy()
             kwargs.pop(POSITIONS, None)
             call = self._begin(named)
-            with running(self, call):
+            outer = enter(self, call)
+            try:
                 output = forward(*args, **kwargs)
+            finally:
+                leave(outer)
             return self._end(call, output)
 
         pooling.__signature__ = _with_positions(inspect.signature(forward))
