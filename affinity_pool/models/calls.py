@@ -67,7 +67,7 @@ _running = _Running()
 
 
 def enter(handle: Handle, call: Call) -> list[tuple[Handle, Call]]:
-    """From here on ``call`` is the one that hooks of ``handle`` run in, in this thread; returns what to :func:`leave`."""
+    """From here on hooks of ``handle`` run in ``call``, in this thread; :func:`leave` takes what is returned."""
     outer = _running.calls
     _running.calls = [*outer, (handle, call)]
     return outer

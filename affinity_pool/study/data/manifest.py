@@ -27,6 +27,8 @@ from ..metrics.tasks import METRICS
 from .audio import Audio, load_audio
 
 SHOWN = 10  # bad lines named in one error
+SHOWN_LENGTH = 300  # characters of each
+LONGEST = 1e9  # seconds at which a word may end
 TASK = "transcribe"  # of recordings that name none
 
 
@@ -75,9 +77,13 @@ def read_manifest(path: Path) -> list[Utterance]:
     where they share that too.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"the manifest {path} is no file")
         lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the manifest {path}: {error}") from error
+    except (OSError, ValueError) as error:  # a ValueError is a byte that is no UTF-8, or a NUL in the name
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot read the manifest {path}: {error}; it must be JSON lines in UTF-8") from error
     entries: dict[int, dict[str, Any]] = {}
     bad = []
     for number, line in enumerate(lines, 1):
@@ -86,7 +92,7 @@ def read_manifest(path: Path) -> list[Utterance]:
         try:
             entries[number] = _checked(json.loads(line))
         except (ValueError, RecursionError) as error:
-            bad.append(f"  line {number}: {error}")
+            bad.append(f"  line {number}: {shortened(str(error))}")
     if bad:
         more = [f"  and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
         raise InputError("\n".join([f"{path}: {len(bad)} of {len(lines)} lines cannot be used", *bad[:SHOWN], *more]))
@@ -118,10 +124,11 @@ def unique(names: Sequence[str], *suffixes: Sequence[str]) -> list[str]:
 def _checked(entry: Any) -> dict[str, Any]:
     """The fields of an utterance, ``audio`` as it is written."""
     if not isinstance(entry, dict):
-        raise ValueError(f"expected a JSON object, got {type(entry).__name__}")
+        raise ValueError(f"expected a JSON object, got {type(entry).__name__}: a line is one recording")
     for key in ("audio", "text", "task", "language", "source", "metric"):
         if not isinstance(entry.get(key, ""), str) and not (entry[key] is None and key != "audio"):
-            raise ValueError(f"{key} must be a string, got {entry[key]!r}")
+            raise ValueError(f"{key} must be a string, got {shortened(repr(entry[key]))}")
+        _check_text(key, entry.get(key))
     if not entry.get("audio", "").strip("/."):
         raise ValueError("audio, the path of the recording, is missing")
     if entry.get("metric") not in (None, *METRICS):
@@ -137,16 +144,39 @@ def _checked(entry: Any) -> dict[str, Any]:
     }
 
 
+def _check_text(key: str, text: str | None) -> None:
+    """Refuse half a character, as a cut or twice encoded text holds: no tokenizer and no file can take it.
+
+    In a path it is a byte of a name that is no UTF-8, which is one.
+    """
+    wrong = next((c for c in text or "" if "\ud800" <= c <= "\udfff"), None)
+    if wrong is not None and not (key == "audio" and "\udc80" <= wrong <= "\udcff"):
+        raise ValueError(f"{key} holds half a character, \\u{ord(wrong):04x}, which is no text: {text!r}")
+    if key == "audio" and "\0" in (text or ""):
+        raise ValueError(f"audio holds a NUL, which no path has: {text!r}")
+
+
+def shortened(text: str) -> str:
+    """What fits in a message."""
+    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
+
+
 def _words(entries: Any) -> tuple[Word, ...]:
     if not isinstance(entries, list | None):
-        raise ValueError(f"words must be a list, got {entries!r}")
+        raise ValueError(f"words must be a list, got {shortened(repr(entries))}")
     words = []
     for entry in entries or ():
         match entry:
-            case [str(text), int() | float() as start, int() | float() as end] if 0 <= start < end < float("inf"):
+            case [str(text), int() | float() as start, int() | float() as end] if _is_span(start, end):
+                _check_text("words", text)
                 words.append(Word(text, float(start), float(end)))
             case _:
                 raise ValueError(f"words must be [word, start, end] with 0 <= start < end in seconds, got {entry!r}")
     if any(later.start < word.start for word, later in pairwise(words)):
         raise ValueError("words must be in the order of their starts")
     return tuple(words)
+
+
+def _is_span(start: float, end: float) -> bool:
+    """Whether both are seconds that a float holds; JSON's true and numbers of a thousand digits are not."""
+    return not isinstance(start, bool) and not isinstance(end, bool) and 0 <= start < end < LONGEST
