@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,16 @@ def test_demo_on_a_users_file_needs_no_reference(folder: Path, clips: Path, tmp_
     assert code == 0, output
     assert "No reference texts, so no WER" in output
     assert json.loads((tmp_path / "summary.json").read_text())["wer"] is None
+
+
+def test_names_with_brackets_and_dollars_are_shown_as_they_are(folder: Path, clips: Path, tmp_path: Path) -> None:
+    names = ["Interview [dQw4w9WgXcQ]", "a[b]c", "[bold] $x$"]
+    files = [shutil.copy(clips / "tone.wav", tmp_path / f"{name}.wav") for name in names]
+    options = [part for file in files for part in ("--audio", file)]
+    code, output = run("demo", "--model", folder, *options, "--out", tmp_path / "out", "--runs", 6, "--device", "cpu")
+    assert code == 0, output
+    for name in names:
+        assert output.count(name) == 2  # above its answers, and in the table
 
 
 @pytest.mark.parametrize(

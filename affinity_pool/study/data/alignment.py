@@ -7,6 +7,7 @@ rather come from the Montreal Forced Aligner, whose TextGrids are read here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from .. import InputError
 from ..metrics.tasks import for_task
 from ..metrics.text import normalise, primary
 from .audio import Audio
-from .manifest import Utterance, Word
+from .manifest import LONGEST, Utterance, Word, shortened
 
 MANIFEST, POCKETSPHINX = "manifest", "pocketsphinx"
-NOT_WORDS = frozenset({"", "<eps>", "sil", "sp", "spn"})  # what the Montreal Forced Aligner writes between words
+NOT_WORDS = frozenset({"", "sil", "sp", "spn", "#"})  # what aligners write between words, in any case; see is_word
+BRACKETS = ("<>", "[]", "{}", "()")
+MOST_BYTES = 2**26  # of a TextGrid; an hour of words and phones has four million
 RATE = 16000  # of pocketsphinx's English model
 FRAME = 0.01  # seconds
 QUIET = 0.3  # seconds of silence added at both ends, so that no word has to begin or end with the recording
@@ -140,20 +143,38 @@ def _textgrid(utterance: Utterance, folder: Path) -> Path:
 def _from_textgrid(path: Path) -> tuple[Word, ...]:
     try:
         from praatio import textgrid
-        from praatio.utilities.errors import PraatioException
     except ImportError as error:
         raise InputError("TextGrids need `pip install 'affinity_pool[align]'`") from error
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES} bytes")
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="silence")
         # "words", or "NAME - words" where the aligner knew the speaker
-        tiers = [name for name in grid.tierNames if name.split(" - ")[-1] == "words"]
-        entries = [entry for name in tiers for entry in grid.getTier(name).entries]
-    except (PraatioException, OSError, ValueError, LookupError, AttributeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    words = sorted((Word(label, start, end) for start, end, label in entries if label not in NOT_WORDS), key=_start)
+        tiers = [grid.getTier(name) for name in grid.tierNames if name.split(" - ")[-1] == "words"]
+        if points := [tier.name for tier in tiers if not isinstance(tier, textgrid.IntervalTier)]:
+            raise ValueError(f"its tier {points[0]!r} holds points, and words are intervals")
+        words = sorted((word for tier in tiers for word in _words_of(tier)), key=_start)
+    except Exception as error:  # praatio raises whatever a damaged file makes it
+        raise InputError(f"cannot read {path}: {shortened(str(error)) or type(error).__name__}") from error
     if not words:
         raise InputError(f"{path} has no words in a tier called 'words', only the tiers {', '.join(grid.tierNames)}")
     return tuple(words)
+
+
+def _words_of(tier: Any) -> Iterator[Word]:
+    for start, end, label in tier.entries:
+        if is_word(label):
+            if not 0 <= start < end < LONGEST:
+                raise ValueError(f"{label!r} is from {start} to {end} s, where 0 <= start < end is wanted")
+            yield Word(label.strip(), float(start), float(end))
+
+
+def is_word(label: str) -> bool:
+    """Whether a label of a words tier is one: not silence, nor anything wholly in brackets, as ``[noise]``, ``{LG}``,
+    ``<SIL>``, and ``<unk>``, of which nobody knows what was said."""
+    label = label.strip()
+    bracketed = len(label) > 1 and label[0] + label[-1] in BRACKETS
+    return not bracketed and label.casefold() not in NOT_WORDS
 
 
 def _start(word: Word) -> float:

@@ -67,7 +67,8 @@ class Utterance:
         """
         if isinstance(self.audio, Path):
             return load_audio(self.audio, rate)
-        return load_audio(self.audio(), rate, self.id)
+        found = self.audio()
+        return load_audio(found, rate, None if isinstance(found, Path) else self.id)
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -99,7 +100,7 @@ def read_manifest(path: Path) -> list[Utterance]:
     if not entries:
         raise InputError(f"the manifest {path} is empty")
     ids = unique(
-        [str(PurePosixPath(entry["audio"]).with_suffix("")) for entry in entries.values()],
+        [_printable(str(PurePosixPath(entry["audio"]).with_suffix(""))) for entry in entries.values()],
         [f"/{entry['task']}" for entry in entries.values()],
         [f"#{number}" for number in entries],
     )
@@ -107,6 +108,11 @@ def read_manifest(path: Path) -> list[Utterance]:
         Utterance(id, **{**entry, "audio": path.parent / entry["audio"]})
         for id, entry in zip(ids, entries.values(), strict=True)
     ]
+
+
+def _printable(name: str) -> str:
+    """A name whose bytes are no UTF-8 as text, for files and pages hold text."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def unique(names: Sequence[str], *suffixes: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def show(demo: Demo, console: Console) -> None:
     """Print transcripts, costs and what they come to."""
     console.print(_transcripts(demo), "", _costs(demo), "", sep="\n")
     for line in conclusions(demo):
-        console.print(line, style="bold yellow" if "SLOWER" in line else "")
+        console.print(line, style="bold yellow" if "SLOWER" in line else "", markup=False)
     for note in demo.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
 
@@ -137,7 +137,7 @@ def _costs(demo: Demo) -> Table:
     for header in ("audio tokens", "FLOPs", "KV", "TTFT, ms", "ratio [95 %]"):
         table.add_column(header, justify="right", no_wrap=True)
     for clip in demo.clips:
-        table.add_row(clip.name, *_cells(clip.cost))
+        table.add_row(Text(clip.name), *_cells(clip.cost))
     table.add_section()
     if len(demo.clips) > 1:
         table.add_row("total", *_cells(demo.cost), style="bold")

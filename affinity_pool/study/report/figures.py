@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
+from .. import folders
 from .palette import DARK, LIGHT, TOKENS, Palette, coloured
 
 UNIT = 1 / 72
@@ -49,11 +50,12 @@ class Chart:
         """Write ``NAME.png`` for light and ``NAME-dark.png`` for dark surroundings, and ``NAME.svg`` unless raster."""
         pictures = {folder / f"{self.name}.png": self._light, folder / f"{self.name}-dark.png": self._dark}
         for path, png in pictures.items():
-            path.write_bytes(png)
+            with folders.writing(path):
+                path.write_bytes(png)
         if self.raster:
             return [*pictures]
         drawing = folder / f"{self.name}.svg"
-        drawing.write_text(coloured(self._svg, LIGHT) + "\n", encoding="utf-8")
+        folders.write(drawing, coloured(self._svg, LIGHT) + "\n")
         return [*pictures, drawing]
 
     def _pictures(self) -> str:
@@ -72,7 +74,7 @@ class Chart:
     @cached_property
     def _svg(self) -> str:
         """In ``TOKENS``, with the text as text and with ids that no other figure of a page has."""
-        with _style(self.name):
+        with style(self.name):
             out = BytesIO()
             self.draw(TOKENS).savefig(out, format="svg", metadata={"Date": None})
         svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", "", out.getvalue().decode(), flags=re.DOTALL)
@@ -92,7 +94,7 @@ class Chart:
         return self._png(DARK)
 
     def _png(self, palette: Palette) -> bytes:
-        with _style(self.name):
+        with style(self.name):
             figure, out = self.draw(palette), BytesIO()
             figure.savefig(out, format="png", dpi=DENSITY, facecolor=palette.paper, metadata={"Software": None})
         return out.getvalue()
@@ -103,7 +105,7 @@ def _sized(width: float) -> str:
 
 
 @contextmanager
-def _style(salt: str) -> Iterator[None]:
+def style(salt: str) -> Iterator[None]:
     """Text as it is written, nothing random, and the reader's own settings of matplotlib left out."""
     installed = {font.name for font in fontManager.ttflist}
     chosen: Any = {

@@ -22,7 +22,7 @@ from matplotlib.patches import FancyBboxPatch
 from ..data.manifest import Word
 from ..groups import Span, containing
 from .drawing import long
-from .figures import UNIT, Chart
+from .figures import UNIT, Chart, style
 from .palette import LIGHT, Palette
 
 
@@ -77,6 +77,11 @@ def chart(picture: Picture, name: str = "groups", caption: str = "") -> Chart:
 
 def draw(picture: Picture, palette: Palette = LIGHT) -> Figure:
     """Draw at a scale that keeps single tokens and the words' labels apart; long recordings make wide figures."""
+    with style("groups"):
+        return _drawn(picture, palette)
+
+
+def _drawn(picture: Picture, palette: Palette) -> Figure:
     inner = min(max(picture.end * _inches_a_second(picture.words), NARROWEST), WIDEST)
     low = LOW if any(row.detail for row in picture.rows) else LOWEST
     bars = min(max(ROWS / len(picture.rows), low), ROW) * len(picture.rows)
@@ -101,10 +106,12 @@ def draw(picture: Picture, palette: Palette = LIGHT) -> Figure:
 
 
 def _inches_a_second(words: Sequence[Word]) -> float:
-    """Inches a second takes at least."""
+    """Inches a second takes at least; words at one time, as of two speakers, cannot stand side by side in any."""
+    middles = sorted((word.start + word.end, len(word.text)) for word in words)
     wanted = [
-        (len(word.text) + len(later.text)) * LETTER / (later.start + later.end - word.start - word.end)
-        for word, later in pairwise(words)
+        (one + other) * LETTER / (later - before)
+        for (before, one), (later, other) in pairwise(middles)
+        if later > before
     ]
     return min(max([SECOND[0], *wanted]), SECOND[1])
 

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from .. import folders
 from .figures import Chart
 from .style import STYLESHEET
 
@@ -79,9 +80,10 @@ class Page:
 
 def write(page: Page, folder: Path) -> list[Path]:
     """Write ``index.html`` and the files of every figure into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with folders.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.html"
-    index.write_text(html(page), encoding="utf-8")
+    folders.write(index, html(page))
     charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]
     return [index, *(path for chart in charts for path in chart.save(folder))]
 
