@@ -85,6 +85,19 @@ def test_fleurs_tells_the_language_and_its_shared_ids_are_told_apart(tmp_path: P
     assert utterances[0].text == "eins"
 
 
+def test_a_revision_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def builder(*arguments: Any, **options: Any) -> Any:
+        asked.append((arguments, options))
+        raise ValueError("no Hub here")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    with pytest.raises(InputError, match="no Hub here"):
+        open_data("google/fleurs@refs/convert/parquet:en_us:test")
+    assert asked == [(("google/fleurs", "en_us"), {"revision": "refs/convert/parquet"})]
+
+
 def test_covost_has_the_translation_as_its_reference(tmp_path: Path) -> None:
     (tmp_path / "en_zh-CN").mkdir()
     data = rows(audio=[recording(0.5, 48000, "MP3")], id=["x"], sentence=["two"], translation=["二"])
@@ -119,7 +132,7 @@ def test_what_is_no_data_set_is_refused_in_words(
         str(tmp_path / "nothing"): "cannot open .*, which is no manifest, as a data set",
         f"{librispeech}:dirty": "cannot open .*'dirty' not found",
         f"{librispeech}:clean:dev": "has the splits train, test: give one",
-        "a:b:c:d": r"ID\[:CONFIG\[:SPLIT\]\]",
+        "a:b:c:d": r"ID\[@REVISION\]\[:CONFIG\[:SPLIT\]\]",
     }.items():
         with pytest.raises(InputError, match=message):
             open_data(spec)

@@ -232,7 +232,7 @@ def test_a_data_set_s_recordings_are_known_by_their_contents(voice: Any, tmp_pat
 
 ODD = [
     r"cost $\frac$", "$5 or $6", "Interview [dQw4w9WgXcQ]", "a[/b]", "<script>alert(1)</script>", "]]>", "&amp;",
-    "**b** `c`", "tab\tand\nline", "\u202eright", "日本語", "\0", "caf\\udce9", "x" * 3000, "{}", "%s", "", "\u2028", "^_~#",
+    "**b** `c`", "tab\tand\nline", "\u202eright", "日本語", "\0", "caf\\udce9", "x" * 3000, "{}", "%s", "", "\u2028",
 ]  # fmt: skip
 
 

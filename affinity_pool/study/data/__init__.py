@@ -15,7 +15,7 @@ def open_data(spec: str | Path | None = None) -> list[Utterance]:
     """The utterances of a data set, in its order; recordings are read when they are loaded.
 
     Args:
-        spec: a manifest (see :mod:`.manifest`); ``ID[:CONFIG[:SPLIT]]`` of `datasets`, ID being of the Hub or a folder
+        spec: a manifest (see :mod:`.manifest`); ``ID[@REVISION][:CONFIG[:SPLIT]]`` of `datasets`, ID being of the Hub or a folder
             (see :mod:`.hub`); None: the bundled recordings.
 
     Raises:

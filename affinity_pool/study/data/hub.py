@@ -1,15 +1,18 @@
 """Data sets of `datasets`: from the Hub, or a local folder that ``load_dataset`` or ``load_from_disk`` reads.
 
-    ID[:CONFIG[:SPLIT]]                     without a split: the only one, else "test"
+    ID[@REVISION][:CONFIG[:SPLIT]]          without a split: the only one, else "test"
 
     openslr/librispeech_asr:clean:test      LibriSpeech test-clean, columns audio, text, id
     openslr/librispeech_asr:other:test      LibriSpeech test-other
-    google/fleurs:en_us:test                FLEURS, columns audio, transcription, id, lang_id; cmn_hans_cn for Mandarin
+    google/fleurs@refs/convert/parquet:en_us:test
+                                            FLEURS, columns audio, transcription, id, lang_id; cmn_hans_cn for Mandarin
     fixie-ai/covost2:en_zh-CN:test          CoVoST 2 with its audio, columns audio, sentence, translation, id
     corpora/mine:default:test               a folder of Parquet files (for one of recordings write a manifest)
     corpora/saved::test                     what save_to_disk wrote
 
 as in ``affinity-pool eval --data openslr/librispeech_asr:clean:test``. Only the files of the split are downloaded.
+FLEURS itself has a loading script, which `datasets` 4 does not run; the Hub keeps a copy in Parquet of such data sets, in
+the branch ``refs/convert/parquet``. No Hub was at hand where this was written.
 
 Columns are found by the names in ``COLUMNS``. Where there is a ``translation`` the task is "translate": that column is
 the reference, and its language is the second of a configuration such as "en_zh-CN"; of a column that holds several
@@ -80,7 +83,7 @@ def open_dataset(spec: str) -> list[Utterance]:
         raise InputError(f"{spec} is not a manifest, and data sets need `pip install datasets`") from error
     name, config, split, *more = [*spec.split(":"), "", ""]
     if len(more) > 2 or any(more):
-        raise InputError(f"a data set is given as ID[:CONFIG[:SPLIT]], got {spec!r}")
+        raise InputError(f"a data set is given as ID[@REVISION][:CONFIG[:SPLIT]], got {spec!r}")
     if Path(name).is_dir():
         datasets.disable_progress_bars()  # a download deserves one, reading a folder does not
     try:
@@ -110,7 +113,10 @@ def _reason(error: BaseException) -> str:
         )
     said = next((line for line in str(causes[-1]).splitlines() if line), type(causes[-1]).__name__)
     if "scripts are no longer supported" in said:
-        said += ": a data set with a loading script has to be had as Parquet files, as many are on the Hub"
+        said += (
+            ": a data set with a loading script has to be had as Parquet files, as in the Hub's own copies, "
+            "ID@refs/convert/parquet:CONFIG:SPLIT"
+        )
     return said
 
 
@@ -144,7 +150,8 @@ def _load(name: str, config: str, split: str) -> Any:
     if (folder / "dataset_dict.json").is_file():
         saved = datasets.load_from_disk(name)
         return saved[_chosen(split, list(saved), name)]
-    builder = datasets.load_dataset_builder(name, config or None)
+    name, _, revision = (name, "", "") if folder.exists() else name.partition("@")
+    builder = datasets.load_dataset_builder(name, config or None, revision=revision or None)
     files = builder.config.data_files
     split = _chosen(split, [str(key) for key in files], name)
     # asked for one split, load_dataset prepares them all: LibriSpeech's training data for its test set
