@@ -17,7 +17,8 @@ Model = Annotated[str | None, typer.Option(help="Hub id or folder; the bundled t
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Manifest (JSON lines), or a datasets id as ID[@REVISION][:CONFIG[:SPLIT]]; the bundled recordings if left out."
+        help="Manifest (JSON lines), or a datasets id as ID[@REVISION][:CONFIG[:SPLIT]]; the bundled recordings if "
+        "left out."
     ),
 ]
 Sites = Annotated[

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoProcessor, LogitsProcessorList, Whisper
 from ..models import FAMILIES, Site, patch
 from ..models.families import family_of
 from ..models.sites import FILE as SITES_FILE
-from ..models.sites import Positions
+from ..models.sites import Positions, resolve
 from . import BUNDLED, InputError, identity
 from .data.audio import Audio
 from .prompts import longest_clip, model_inputs, sampling_rate
@@ -211,8 +211,14 @@ def load(
         )
     if Path(name).is_dir():
         transformers.utils.logging.disable_progress_bar()  # a download deserves one, reading a folder does not
+    depth = config.get_text_config(decoder=True).num_hidden_layers
+    sites = name if (Path(name) / SITES_FILE).is_file() else "aggressive"
+    try:
+        resolve(sites, depth)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if check is not None:
-        check(config.get_text_config(decoder=True).num_hidden_layers)
+        check(depth)
     names = getattr(config, "architectures", None) or ["none"]
     architecture = getattr(transformers, names[0], None)
     if architecture is None:
@@ -224,7 +230,6 @@ def load(
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the model {name}: {error}") from error
-    sites = name if (Path(name) / SITES_FILE).is_file() else "aggressive"
     files = identity.of_folder(Path(name)) if Path(name).is_dir() else str(getattr(config, "_commit_hash", None))
     return Lslm(model.to(device).eval(), processor, shown, sites, files)
 

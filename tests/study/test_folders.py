@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from affinity_pool.cli import app
-from affinity_pool.study import InputError, folders, identity
+from affinity_pool.study import InputError, folders, identity, runs
 from affinity_pool.study.conditions import VANILLA, Answering
-from affinity_pool.study.data import open_data
+from affinity_pool.study.data import Utterance, open_data
 from affinity_pool.study.lslm import Lslm, load
 from affinity_pool.study.runs import Plan, run
 
@@ -107,6 +107,22 @@ def test_parts_of_a_run_that_nobody_knows_are_not_taken_for_this_one_s(lslm: Lsl
     part.write_text(json.dumps({"batch": 0, "records": [{"utterance": "0", "answer": "of another run"}]}) + "\n")
     (out / "run.json").write_text("")
     assert records(lslm, small, out) == found
+
+
+PART = json.dumps({"batch": 0, "records": [{"utterance": "0", "answer": "é\u2028"}]}, ensure_ascii=False).encode()
+
+
+@settings(max_examples=int(os.environ.get("AFFINITY_POOL_FUZZ", 300)), deadline=None)
+@given(st.integers(0, len(PART)), st.integers(0, 9), st.binary(max_size=9), st.binary(max_size=9))
+def test_a_damaged_line_is_no_batch_or_is_the_one_it_was(
+    tmp_path_factory: pytest.TempPathFactory, at: int, length: int, put: bytes, behind: bytes
+) -> None:
+    parts = tmp_path_factory.getbasetemp() / "fuzzed" / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    (parts / "0.jsonl").write_bytes(PART[:at] + put + PART[at + length :] + b"\n" + behind)
+    found = runs._parts(parts.parent, {0: [Utterance("0", Path())]})
+    assert set(found) <= {0}
+    assert all(record["utterance"] == "0" for record in found.get(0, []))
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from affinity_pool.cli import app
 from affinity_pool.cli.application import source_of
 from affinity_pool.cli.options import layers_of
+from affinity_pool.models.sites import load
 from affinity_pool.study import lslm
 
 SITE = {"layer": 0, "threshold": 0.9, "window": 1}
@@ -108,6 +112,39 @@ def test_sites_files_that_are_no_json_are_told_by_name(
     (tmp_path / "sites.json").write_bytes(content)
     options = ["--sites", tmp_path / "sites.json", "--out", tmp_path / "out", "--device", "cpu"]
     assert "sites.json" in refused("eval", "--model", folder, "--data", corpus, *options).replace(" ", "")
+
+
+def test_a_checkpoint_s_own_sites_file_is_told_too(
+    folder: Path, corpus: Path, tmp_path: Path, no_weights: None
+) -> None:
+    checkpoint = shutil.copytree(folder, tmp_path / "checkpoint")
+    (checkpoint / "affinity_pool.json").write_text(json.dumps({"sites": [{**SITE, "layer": 9}]}))
+    for command in ("eval", "demo", "cost"):
+        said = refused(command, "--model", checkpoint, "--data", corpus, "--out", tmp_path / "out", "--device", "cpu")
+        assert "site at layer 9, but this model's decoder has layers 0 to 3" in said
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+entries = st.fixed_dictionaries({"layer": st.integers(-1, 5) | values, "threshold": values, "window": values})
+contents = st.fixed_dictionaries({"sites": st.lists(entries | values, max_size=3)}, optional={"positions": values})
+
+
+@settings(max_examples=int(os.environ.get("AFFINITY_POOL_FUZZ", 300)), deadline=None)
+@given((contents | values).map(json.dumps).map(str.encode) | st.binary(max_size=60))
+def test_any_sites_file_is_taken_or_named(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.json"
+    file.write_bytes(content)
+    try:
+        sites, positions = load(file)
+    except ValueError as error:
+        assert "any.json" in str(error)  # noqa: PT017
+        return
+    assert positions in (None, "keep", "compact")
+    assert all(1 <= site.window <= 32 and site.layer >= 0 for site in sites)
 
 
 def test_layers_are_read_as_written() -> None:

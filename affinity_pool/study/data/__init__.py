@@ -15,8 +15,8 @@ def open_data(spec: str | Path | None = None) -> list[Utterance]:
     """The utterances of a data set, in its order; recordings are read when they are loaded.
 
     Args:
-        spec: a manifest (see :mod:`.manifest`); ``ID[@REVISION][:CONFIG[:SPLIT]]`` of `datasets`, ID being of the Hub or a folder
-            (see :mod:`.hub`); None: the bundled recordings.
+        spec: a manifest (see :mod:`.manifest`); ``ID[@REVISION][:CONFIG[:SPLIT]]`` of `datasets`, ID being of the Hub
+            or a folder (see :mod:`.hub`); None: the bundled recordings.
 
     Raises:
         InputError: it cannot be opened or read, or something is wrong with it that no single recording is to blame for.

@@ -11,8 +11,8 @@
     corpora/saved::test                     what save_to_disk wrote
 
 as in ``affinity-pool eval --data openslr/librispeech_asr:clean:test``. Only the files of the split are downloaded.
-FLEURS itself has a loading script, which `datasets` 4 does not run; the Hub keeps a copy in Parquet of such data sets, in
-the branch ``refs/convert/parquet``. No Hub was at hand where this was written.
+FLEURS itself has a loading script, which `datasets` 4 does not run; the Hub keeps a copy in Parquet of such data sets,
+in the branch ``refs/convert/parquet``. No Hub was at hand where this was written.
 
 Columns are found by the names in ``COLUMNS``. Where there is a ``translation`` the task is "translate": that column is
 the reference, and its language is the second of a configuration such as "en_zh-CN"; of a column that holds several
