@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .application import accelerator, app, console, explained
+from .application import app, console, explained
 from .options import Device
 
 
@@ -20,7 +20,9 @@ def bench(
             "first if left out. See benchmarks/README.md."
         ),
     ] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="Only cases with this many threads; repeatable.")] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="Only cases with this many threads; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Results file to write (JSON).")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of every contender.")] = 200,
     seconds: Annotated[float, typer.Option(help="About how long one contender may take in one case.")] = 1.0,
@@ -33,8 +35,9 @@ def bench(
     with explained():
         from ..bench import SUITES, run
         from ..bench.table import render
+        from ..study.devices import usable_device
 
-        device = device or accelerator()
+        device = usable_device(device)
         suite = suite or ("gpu" if device.startswith("cuda") else "headline")
         if suite not in SUITES:
             raise typer.BadParameter(f"{suite!r} is not one of {', '.join(SUITES)}", param_hint="suite")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .application import accelerator, app, console, explained
-from .options import Data, Device, Dtype, Model, Out, Prompt, Sites, listed
+from .application import app, console, explained
+from .options import Data, Device, Dtype, Model, Out, Prompt, Sites, listed, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,19 +68,24 @@ def cost(
 
         folders.take(out, "cost")
         options = Options(rounds, new_tokens, idle)
-        seconds = None if lengths is None else listed(lengths, float, "lengths")
+        seconds = None if lengths is None else seconds_of(lengths, "lengths")
         if random_weights is not None:
             unused = {"--model": model, "--data": data, "--prompt": prompt, "--sites": sites, "--buckets": buckets}
             if refused := [name for name, value in unused.items() if value is not None]:
                 raise typer.BadParameter(f"{refused[0]} does not go with --random-weights, which needs only --lengths")
-            loaded, cases = _from_config(random_weights, seconds, listed(batch, int, "batch"), device, dtype)
+            sizes = listed(batch, int, "batch")
+            if min(sizes) < 1:
+                raise typer.BadParameter(f"batch must be 1 or more, got {batch!r}")
+            loaded, cases = _from_config(random_weights, seconds, sizes, device, dtype)
             name, pooling, given = random_weights, None, {"model": identity.digest([loaded.config.to_dict()])}
         else:
             if batch != "1":
                 raise typer.BadParameter("--batch needs --random-weights: recordings are measured one by one")
             if lengths is not None and buckets is not None:
                 raise typer.BadParameter("--lengths are measured in place of --buckets: give one of them")
-            edges = None if buckets is None else listed(buckets, float, "buckets")
+            edges = None if buckets is None else seconds_of(buckets, "buckets")
+            if edges is not None and any(later <= edge for edge, later in pairwise(edges)):
+                raise typer.BadParameter(f"buckets must rise, as 5,10,20, got {buckets!r}")
             loaded, name, pooling, cases, given = _from_recordings(
                 model, data, prompt, sites, edges, per_bucket, seconds, device, dtype
             )
@@ -101,8 +107,9 @@ def _from_config(
 
     from ..study.cost.architectures import config_of, random_model
     from ..study.cost.prompts import forced_cases
+    from ..study.devices import usable_device
 
-    place = torch.device(device or accelerator())
+    place = torch.device(usable_device(device))
     on_cpu = place.type == "cpu"
     kind = ("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype
     if kind not in ("float32", "bfloat16", "float16"):

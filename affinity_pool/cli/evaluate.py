@@ -60,8 +60,7 @@ def evaluate(
         evaluate.check_baselines(names)
 
         def check(utterances: object, depth: int) -> None:
-            for spec in sites or ():
-                evaluate.choose(spec, depth)
+            evaluate.conditions([evaluate.choose(spec, depth) for spec in sites or ()], names, seed)
 
         session = open_session(
             "eval",

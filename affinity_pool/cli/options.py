@@ -11,6 +11,7 @@ import typer
 
 Value = TypeVar("Value")
 
+LONGEST = 3600.0  # seconds of a prompt that is measured
 MOST_DIGITS = 6  # of a layer's number
 
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the bundled tiny model if left out.")]
@@ -60,6 +61,14 @@ def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
         raise typer.BadParameter(
             f"{name} must be {kind.__name__}s with commas between them, got {shortened(text)!r}"
         ) from None
+
+
+def seconds_of(text: str, name: str) -> list[float]:
+    """Lengths of audio, as 1,2.5,10."""
+    found = listed(text, float, name)
+    if not all(0 < seconds <= LONGEST for seconds in found):
+        raise typer.BadParameter(f"{name} must be seconds, above 0 and up to {LONGEST:g}, got {shortened(text)!r}")
+    return found
 
 
 def layers_of(text: str | None, depth: int) -> list[int]:

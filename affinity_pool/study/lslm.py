@@ -19,6 +19,7 @@ from ..models.sites import FILE as SITES_FILE
 from ..models.sites import Positions, resolve
 from . import BUNDLED, InputError, identity
 from .data.audio import Audio
+from .devices import usable_device
 from .prompts import longest_clip, model_inputs, sampling_rate
 
 LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
@@ -232,17 +233,3 @@ def load(
         raise InputError(f"cannot load the model {name}: {error}") from error
     files = identity.of_folder(Path(name)) if Path(name).is_dir() else str(getattr(config, "_commit_hash", None))
     return Lslm(model.to(device).eval(), processor, shown, sites, files)
-
-
-def usable_device(name: str | None) -> str:
-    """A device that is here; None: the first GPU, else the CPU.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts that it has none
-        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return name

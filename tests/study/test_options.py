@@ -59,6 +59,10 @@ BAD = {
     "a baseline twice": (["eval", "--baselines", "interpolate,interpolate"], "named once each"),
     "sites beyond the last": (["eval", "--sites", "7:0.9:1"], "layers 0 to 3"),
     "sites cut short": (["eval", "--sites", "0:0.9"], "'0:0.9' is not LAYER:THRESHOLD:WINDOW"),
+    "sites twice": (["eval", "--sites", "0:0.9:1", "--sites", "0:0.9:1"], "are given twice"),
+    "lengths": (["cost", "--lengths", "1,nan"], "lengths must be seconds, above 0"),
+    "lengths without end": (["cost", "--lengths", "1e9"], "lengths must be seconds, above 0 and up to 3600"),
+    "buckets": (["cost", "--buckets", "5,3"], "buckets must rise"),
     "sites of the demo": (["demo", "--sites", "moderate"], "neither a preset"),
     "sites of cost": (["cost", "--sites", "moderate"], "neither a preset"),
     "a device": (["eval", "--device", "gpu"], "device 'gpu' cannot be used here"),
@@ -76,6 +80,21 @@ def test_bad_options_are_told_before_the_weights_are_read(
     said = refused(command, "--model", folder, "--data", corpus, "--out", tmp_path / "out", *given, *options)
     assert message in said
     assert len(said) < 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["cost", "--random-weights", "tiny", "--batch", "0"], "batch must be 1 or more"),
+        (["cost", "--random-weights", "tiny", "--lengths", "0"], "lengths must be seconds, above 0"),
+        (["cost", "--random-weights", "tiny", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["bench", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["bench", "--threads", "0"], "threads"),
+        (["eval", "--data", ""], "a data set is given as"),
+    ],
+)
+def test_bad_options_of_commands_without_a_model_are_told(options: list[str], message: str, tmp_path: Path) -> None:
+    assert message in refused(*options, "--out", tmp_path / "out")
 
 
 FILES = {

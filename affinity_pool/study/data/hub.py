@@ -82,7 +82,7 @@ def open_dataset(spec: str) -> list[Utterance]:
     except ImportError as error:
         raise InputError(f"{spec} is not a manifest, and data sets need `pip install datasets`") from error
     name, config, split, *more = [*spec.split(":"), "", ""]
-    if len(more) > 2 or any(more):
+    if not name or len(more) > 2 or any(more):
         raise InputError(f"a data set is given as ID[@REVISION][:CONFIG[:SPLIT]], got {spec!r}")
     if Path(name).is_dir():
         datasets.disable_progress_bars()  # a download deserves one, reading a folder does not

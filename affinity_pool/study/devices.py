@@ -1,0 +1,21 @@
+"""Where a command runs."""
+
+from __future__ import annotations
+
+import torch
+
+from . import InputError
+
+
+def usable_device(name: str | None) -> str:
+    """A device that is here; None: the first GPU, else the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts that it has none
+        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name
