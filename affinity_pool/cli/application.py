@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"affinity-pool needs {error.name}: pip install 'affinity_pool[study]'") from error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # what is printed is text, names and errors too
 
 
 @app.callback()
@@ -35,7 +35,7 @@ def explained() -> Iterator[None]:
         try:
             yield
         except InputError as error:
-            console.print(f"Error: {error}", style="red", markup=False)
+            console.print(f"Error: {error}", style="red")
             raise typer.Exit(2) from error
     except ImportError as error:
         missing = error.name or getattr(error.__cause__, "name", None)  # affinity_pool.models explains in its own words

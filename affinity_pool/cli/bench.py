@@ -48,6 +48,6 @@ def bench(
             rounds,
             seconds=seconds,
             device=device,
-            echo=lambda line: console.print(line, markup=False, soft_wrap=True, style="dim"),
+            echo=lambda line: console.print(line, soft_wrap=True, style="dim"),
         )
-        console.print(render(results), markup=False, soft_wrap=True)
+        console.print(render(results), soft_wrap=True)

@@ -91,13 +91,13 @@ def cost(
             )
 
         def echo(line: str) -> None:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
 
         summary = run(loaded, cases, options, method(loaded, name, options, pooling), given, out, echo)
-        console.print("\n" + render(summary), markup=False, soft_wrap=True)
+        console.print("\n" + render(summary), soft_wrap=True)
         written = write(cost_page.page(summary), out)
     names = ", ".join(path.name for path in written)
-    console.print(f"Written to {out}: results.jsonl, summary.json, {names}", markup=False, soft_wrap=True)
+    console.print(f"Written to {out}: results.jsonl, summary.json, {names}", soft_wrap=True)
 
 
 def _from_config(

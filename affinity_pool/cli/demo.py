@@ -55,4 +55,4 @@ def demo(
         )
         demo_terminal.show(result, console)
         written = demo_page.write(result, out)
-    console.print("\nWritten to", f"{out}:", ", ".join(path.name for path in written), markup=False, soft_wrap=True)
+    console.print("\nWritten to", f"{out}:", ", ".join(path.name for path in written), soft_wrap=True)

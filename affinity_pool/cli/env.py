@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .application import accelerator, app, console
 
@@ -18,14 +18,14 @@ def env() -> None:
     for header in ("backend", "available", "devices", "detail"):
         table.add_column(header)
     for backend in backends():
-        available = "[green]yes[/]" if backend.available else "[yellow]no[/]"
-        table.add_row(backend.name, available, backend.devices, escape(backend.detail))
+        available = Text("yes", "green") if backend.available else Text("no", "yellow")
+        table.add_row(backend.name, available, backend.devices, backend.detail)
     console.print(table)
     console.print()
     about = provenance(accelerator())
     facts = Table.grid(padding=(0, 2))
     for name in ("device", "cores", "threads", "system", "commit"):
-        facts.add_row(name, escape(str(about[name])))
+        facts.add_row(name, str(about[name]))
     for name, value in about["versions"].items():
-        facts.add_row(name, "not installed" if value is None else escape(value))
+        facts.add_row(name, "not installed" if value is None else value)
     console.print(facts)

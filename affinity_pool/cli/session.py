@@ -66,7 +66,7 @@ class Session:
         self.reported.update(record["utterance"] for record in problems)
         for record in problems[:10]:
             text = f"Left out: {record['utterance']}: {record['problem']}"
-            console.print(text, style="yellow", markup=False, soft_wrap=True)
+            console.print(text, style="yellow", soft_wrap=True)
         if more := len(problems[10:]):
             console.print(f"and {more} more; see results.jsonl", style="yellow")
 
@@ -78,9 +78,9 @@ class Session:
         folders.write_json(self.out / folders.SUMMARY, summary)
         written = write(page, self.out)
         for finding in page.findings:
-            console.print(finding.replace("**", "").replace("`", ""), markup=False, soft_wrap=True)
+            console.print(finding.replace("**", "").replace("`", ""), soft_wrap=True)
         names = ", ".join(path.name for path in written)
-        console.print(f"\nWritten to {self.out}: results.jsonl, summary.json, {names}", markup=False, soft_wrap=True)
+        console.print(f"\nWritten to {self.out}: results.jsonl, summary.json, {names}", soft_wrap=True)
 
 
 def open_session(

@@ -81,14 +81,17 @@ class PooledCache(DynamicCache):
     sites: dict[int, SiteState]
     audio: Tensor
     """``[B, L]`` bool: the audio tokens of the prefill, in the caller's columns."""
+    mask: Tensor | None
+    """``[B, L]`` the attention mask of the prefill; None: nothing was padding."""
     pooled_by: PooledBy
 
     @classmethod
-    def adopt(cls, cache: DynamicCache, pooled_by: PooledBy, audio: Tensor) -> PooledCache:
+    def adopt(cls, cache: DynamicCache, pooled_by: PooledBy, audio: Tensor, mask: Tensor | None) -> PooledCache:
         """Turn the cache of a running prefill into a pooled one, in place: the caller holds this very object."""
         if not isinstance(cache, cls):
             cache.__class__ = cls
             cache.sites, cache.audio, cache.pooled_by = {}, audio, pooled_by  # type: ignore[attr-defined]
+            cache.mask = mask  # type: ignore[attr-defined]
             for layer in cache.layers:
                 layer.__class__ = DynamicLayer  # one with a window that never cuts is no other
         return cache  # type: ignore[return-value]
@@ -96,6 +99,16 @@ class PooledCache(DynamicCache):
     def check_owner(self, handle: Handle | None) -> None:
         """Raise unless the patch at work is one that can continue this cache."""
         check_owner(self.pooled_by, handle)
+
+    def check_history(self, mask: Tensor) -> None:
+        """Raise if the mask of the caller's tokens so far is not the prefill's: merged tokens cannot be hidden."""
+        known = min(mask.shape[1], self.audio.shape[1])
+        seen = torch.ones_like(self.audio) if self.mask is None else self.mask
+        if not torch.equal(mask[:, :known].bool(), seen[:, :known].bool().to(mask.device)):
+            raise NotImplementedError(
+                "attention_mask is not what it was when the prompt was pooled: tokens that have merged cannot be "
+                "hidden one by one. Prefill the conversation afresh with this mask"
+            )
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.check_owner(innermost())
@@ -126,6 +139,9 @@ class PooledCache(DynamicCache):
             )
         for layer in self.layers:
             layer.crop(-drop)  # type: ignore[union-attr]  # adopted with plain DynamicLayers only
+        for index, state in self.sites.items():
+            if state.valid is not None:
+                state.valid = state.valid[:, : self.columns(index)]
 
     def _text_tail(self) -> int:
         """The caller's tokens after the last audio token of any row."""
@@ -138,7 +154,7 @@ class PooledCache(DynamicCache):
         """Forget everything: an ordinary, empty ``DynamicCache`` again."""
         self.layers = [type(layer)() for layer in self.layers]  # reset() of transformers 4 keeps the lengths
         self.__class__ = DynamicCache  # type: ignore[assignment]
-        del self.sites, self.audio, self.pooled_by
+        del self.sites, self.audio, self.mask, self.pooled_by
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # says LongTensor, takes any
@@ -156,3 +172,5 @@ class PooledCache(DynamicCache):
         for state in self.sites.values():
             state.select(rows)
         self.audio = self.audio[rows.to(self.audio.device)]
+        if self.mask is not None:
+            self.mask = self.mask[rows.to(self.mask.device)]

@@ -31,11 +31,17 @@ class PatchedModule(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         made, (kind, *rest), state, *more = reduced
-        own = type(self)._affinity_pool
-        if kind is own.patched.get(self):
+        if _plain(kind) is not kind:
             # not copyreg.__newobj__, which pickle allows for an object's present class alone
-            made, kind, rest = copyreg._reconstructor, own.kinds[self], [object, None]  # type: ignore[attr-defined]
-        return made, (kind, *rest), own.without(self, state), *more
+            made, kind, rest = copyreg._reconstructor, _plain(kind), [object, None]  # type: ignore[attr-defined]
+        return made, (kind, *rest), type(self)._affinity_pool.without(self, state), *more
+
+
+def _plain(kind: Any) -> Any:
+    """A class as it was before any patch."""
+    while "_affinity_pool" in vars(kind):
+        kind = kind.__bases__[-1]
+    return kind
 
 
 class Changes:
@@ -88,7 +94,7 @@ class Changes:
             if vars(module).get("forward") is wrapped:
                 _restore(vars(module), before)
         for module, kind in self.kinds.items():
-            if type(module) is self.patched[module]:
+            if type(module) is self.patched.get(module):  # else others have derived a class of theirs from it
                 module.__class__ = kind
         self._hooks, self._forward = [], None
         self.kinds, self.patched = {}, {}
@@ -97,9 +103,10 @@ class Changes:
         if module in self.kinds:
             return
         kind = type(module)
+        bases = (kind,) if issubclass(kind, PatchedModule) else (PatchedModule, kind)
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self}
         self.kinds[module] = kind
-        self.patched[module] = type(kind.__name__, (PatchedModule, kind), names)
+        self.patched[module] = type(kind.__name__, bases, names)
         module.__class__ = self.patched[module]
 
 

@@ -9,7 +9,7 @@ makes it pool the same groups.
 
 from __future__ import annotations
 
-import functools
+import copy
 import inspect
 import os
 import sys
@@ -114,7 +114,8 @@ class Handle:
     def __init__(self, model: Any, family: Family, decoder: Any, sites: tuple[Site, ...], positions: Positions) -> None:
         self.model, self.sites, self.positions = model, sites, positions
         self._family, self._decoder = family, decoder
-        self._parameters = list(inspect.signature(model.forward).parameters)
+        signature = inspect.signature(type(model).forward)  # whatever stands in its place in this very model
+        self.signature = _with_positions(signature.replace(parameters=[*signature.parameters.values()][1:]))
         self._records: list[SiteRecord] = []
         self._changes = Changes(self)
         try:
@@ -124,12 +125,13 @@ class Handle:
             raise
 
     def _install(self) -> None:
-        self._changes.wrap(self.model, self._around)
+        self._changes.wrap(self.model, partial(Forward, self))
         self._changes.hook(self._decoder, self._at_decoder)
         site_of = {site.layer: site for site in self.sites}
         first = self.sites[0].layer
         for index, layer in enumerate(self._decoder.layers[first:], first):
-            self._changes.hook(layer, partial(self._at_site, site_of[index]) if index in site_of else self._after_site)
+            hook = partial(self._at_site, site_of[index]) if index in site_of else partial(self._after_site, index)
+            self._changes.hook(layer, hook)
         if self.positions == "compact":
             self._watch_positions()
 
@@ -150,6 +152,11 @@ class Handle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+    @property
+    def stands(self) -> bool:
+        """Whether the patch has not been removed."""
+        return self._changes.stand
 
     @property
     def running(self) -> bool:
@@ -177,31 +184,10 @@ class Handle:
 
     # The call as a whole.
 
-    def _around(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The model's forward with a :class:`Call` around it."""
-
-        @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
-        @functools.wraps(forward, updated=())  # not its attributes: torch takes those of a compiled one for its own
-        def pooling(*args: Any, **kwargs: Any) -> Any:
-            if not self._changes.stand:  # others have put a function of theirs around this one, and keep it
-                return forward(*args, **kwargs)
-            named = {**dict(zip(self._parameters, args, strict=False)), **kwargs} if args else kwargs.copy()
-            kwargs.pop(POSITIONS, None)
-            call = self._begin(named)
-            outer = enter(self, call)
-            try:
-                output = forward(*args, **kwargs)
-            finally:
-                leave(outer)
-            return self._end(call, output)
-
-        pooling.__signature__ = _with_positions(inspect.signature(forward))
-        return pooling
-
     def _begin(self, kwargs: dict[str, Any]) -> Call:
         """What a call with these arguments is."""
         ids, cache = kwargs.get("input_ids"), cache_of(kwargs)
-        if kwargs.get(self._family.features) is not None and (ids is None or ids.shape[1] > 1):
+        if self._carries_audio(kwargs):
             if kwargs.get(POSITIONS) is not None:
                 raise ValueError(
                     "audio_positions goes with inputs_embeds, and this call has features: pass one of them"
@@ -215,9 +201,21 @@ class Handle:
             return Prefill(audio, kwargs.get("attention_mask"), audio)
         if isinstance(cache, PooledCache):
             cache.check_owner(self)
-            tokens = kwargs["inputs_embeds"] if ids is None else ids
-            return Continuation(cache, _padded_turn(kwargs.get("attention_mask"), tokens.shape[1]))
+            queries = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
+            mask = kwargs.get("attention_mask")
+            if mask is not None and queries > 1:
+                cache.check_history(mask[:, :-queries])
+            return Continuation(cache, _padded_turn(mask, queries))
         return Call()
+
+    def _carries_audio(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a call has features that it uses: assisted decoding may hand them to steps that verify text alone."""
+        ids, cache = kwargs.get("input_ids"), cache_of(kwargs)
+        if kwargs.get(self._family.features) is None or (ids is not None and ids.shape[1] == 1):
+            return False
+        if isinstance(cache, PooledCache) and ids is not None:
+            return bool((ids == self._family.audio_token_id(self.model.config)).any())
+        return True
 
     def _said_positions(self, kwargs: dict[str, Any]) -> Tensor | None:
         """The caller's ``audio_positions``, if this call has embeddings that are audio; None if it has none."""
@@ -251,12 +249,14 @@ class Handle:
         return output
 
     def _check_passed(self, call: Call) -> None:
-        wanted = [site.layer for site in self.sites] if isinstance(call, (Prefill, Continuation)) else []
-        if missed := [layer for layer in wanted if layer not in call.passed]:
+        if not isinstance(call, (Prefill, Continuation)):
+            return
+        wanted = range(self.sites[0].layer, len(self._decoder.layers))
+        if missed := sorted({*wanted} - {*call.passed}):
             raise RuntimeError(
-                f"this call ended without passing {', '.join(f'layer {layer}' for layer in missed)}, where it should "
-                "have been pooled: the layers were exchanged, or run from code that was compiled or captured without "
-                "the patch. Patch first and compile afterwards; torch.compiler.reset() drops what was compiled"
+                f"this call ended without passing {', '.join(f'layer {layer}' for layer in missed[:3])} as patched: "
+                "layers were exchanged, or run from code that was compiled or captured without the patch. Patch first "
+                "and compile afterwards; torch.compiler.reset() drops what was compiled"
             )
 
     def _at_decoder(self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -264,7 +264,8 @@ class Handle:
             raise RuntimeError(
                 "the decoder of a patched model was called with embeddings, around the model: pooling cannot see which "
                 f"of them are audio. Call the {type(self.model).__name__}, with audio_positions if it is to be given "
-                "embeddings, or remove the patch"
+                "embeddings, or remove the patch. If you did, others have put back a forward from before the patch: "
+                "remove it and patch again"
             )
 
     def _watch_positions(self) -> None:
@@ -325,9 +326,14 @@ class Handle:
         kwargs.update(call.override)
         return (hidden, *args[1:]), kwargs
 
-    def _after_site(self, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
+    def _after_site(
+        self, index: int, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> HookResult:
         call = current(self)
-        if call is None or not call.override:
+        if call is None:
+            return None
+        call.passed.append(index)
+        if not call.override:
             return None
         kwargs.update(call.override)
         return args, kwargs
@@ -397,7 +403,7 @@ class Handle:
         }
         cache = cache_of(kwargs)
         if cache is not None:
-            cache = PooledCache.adopt(cache, self.pooled_by, run.caller_audio)
+            cache = PooledCache.adopt(cache, self.pooled_by, run.caller_audio, run.mask)
             cache.sites[layer] = SiteState(run.caller_audio.shape[1] - width, valid, run.shift)
 
     def _meet_caller(self, run: Prefill, hidden: Tensor) -> None:
@@ -432,6 +438,40 @@ class Handle:
         if state.shift is not None:
             assert run.positions is not None
             run.override["position_embeddings"] = self._decoder.rotary_emb(hidden, run.positions - state.shift)
+
+
+class Forward:
+    """A model's forward with a :class:`Call` around it. A copy of it is one of the forward inside."""
+
+    __slots__ = ("forward", "handle")
+
+    def __init__(self, handle: Handle, forward: Callable[..., Any]) -> None:
+        self.handle, self.forward = handle, forward
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return self.handle.signature
+
+    @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        handle = self.handle
+        if not handle.stands:  # others have put a function of theirs around this one, and keep it
+            return self.forward(*args, **kwargs)
+        named = {**dict(zip(handle.signature.parameters, args, strict=False)), **kwargs} if args else kwargs.copy()
+        kwargs.pop(POSITIONS, None)
+        call = handle._begin(named)
+        outer = enter(handle, call)
+        try:
+            output = self.forward(*args, **kwargs)
+        finally:
+            leave(outer)
+        return handle._end(call, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.forward, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.forward.__reduce_ex__(protocol)
 
 
 def _with_positions(signature: inspect.Signature) -> inspect.Signature:

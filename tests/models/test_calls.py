@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_speech import DEEP, DUAL, SPEECH, batch, tokens
+from random_speech import DEEP, DUAL, SPEECH, batch, prompt, tokens
 
 from affinity_pool.models import patch
 from affinity_pool.models.families import audio_tower, language_model
@@ -176,9 +176,33 @@ def test_layers_exchanged_after_patching_are_noticed(model):
         for index, layer in enumerate(copy.deepcopy(list(layers))):
             layers[index] = layer
         try:
-            with pytest.raises(RuntimeError, match="ended without passing layer 0, layer 2"):
+            with pytest.raises(RuntimeError, match="ended without passing layer 0, layer 1, layer 2 as patched"):
                 model(**SPEECH[0])
         finally:
             for index, layer in enumerate(kept):
                 layers[index] = layer
         assert model(**SPEECH[0]).logits.shape[1] < SPEECH[0]["input_ids"].shape[1]
+
+
+def test_one_layer_exchanged_between_sites_is_noticed(model):
+    layers = language_model(model).layers
+    kept, rows = layers[1], [prompt(60 * "a", seed=8), SPEECH[0]]  # the longest row keeps its width
+    with patch(model, [DUAL[0]]):
+        layers[1] = copy.deepcopy(kept)
+        try:
+            with pytest.raises(RuntimeError, match="ended without passing layer 1 as patched"):
+                model(**batch(rows))
+        finally:
+            layers[1] = kept
+
+
+def test_positional_arguments_are_understood_whatever_stands_around_forward(model):
+    row = SPEECH[0]
+    own = model.forward
+    model.forward = lambda *args, **kwargs: own(*args, **kwargs)
+    try:
+        with patch(model, DUAL):
+            given = model(row["input_ids"], row["input_features"], row["attention_mask"], row["feature_attention_mask"])
+            assert given.logits.shape[1] < row["input_ids"].shape[1]
+    finally:
+        del model.forward

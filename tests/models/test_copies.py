@@ -145,6 +145,49 @@ def test_a_removed_patch_leaves_nothing_that_refers_to_it(own_model, speech):
     assert handle() is None
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_copy_is_of_its_own_weights_whatever_others_put_around_forward(own_model, speech, removed):
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    handle = patch(own_model, DUAL)
+    add_hook_to_module(own_model, ModelHook())
+    if removed:
+        handle.remove()
+    twin = copy.deepcopy(own_model)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            weight.zero_()
+    assert not twin(**speech).logits.any()
+    assert own_model(**speech).logits.any()
+    assert twin(**speech).logits.shape[1] == speech["input_ids"].shape[1]
+    handle.remove()
+    with patch(own_model, DUAL):  # again, with the old one still inside
+        assert own_model(**speech).logits.shape[1] < speech["input_ids"].shape[1]
+
+
+def test_models_made_of_a_patched_one_s_class_are_like_any_other(own_model, speech):
+    with patch(own_model, DUAL):
+        twin = type(own_model)(own_model.config).eval()
+        width = twin(**speech).logits.shape[1]
+        assert width == speech["input_ids"].shape[1]
+        with patch(twin, DUAL):
+            assert twin(**speech).logits.shape[1] <= width
+        assert type(copy.deepcopy(twin)) is type(saved_and_loaded(twin)) is type(speech_model())
+
+
+def test_classes_that_others_derive_stay(own_model, speech):
+    """As fully_shard does."""
+    handle = patch(own_model, DUAL)
+    layer = language_model(own_model).layers[0]
+    layer.__class__ = derived = type("Sharded", (type(layer),), {})
+    pooled = own_model(**speech).logits
+    handle.remove()
+    assert type(layer) is derived
+    with patch(own_model, DUAL):
+        assert torch.equal(own_model(**speech).logits, pooled)
+    assert type(layer) is derived
+
+
 # The cache.
 
 

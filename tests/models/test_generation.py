@@ -115,6 +115,34 @@ def test_cropping_decoded_tokens_undoes_them(any_model, speech):
         assert cache.get_seq_length() == length + 2
 
 
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+def test_cropping_a_padded_turn_undoes_it(model, positions):
+    rows, ids = batch(SPEECH[:2]), torch.arange(40, 44).expand(2, -1)
+    width = rows["attention_mask"].shape[1]
+    turn = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    with patch(model, DUAL, positions=positions):
+        cache = model(**rows).past_key_values
+        untouched = copy.deepcopy(cache)
+        mask = torch.cat([rows["attention_mask"], turn], 1)
+        model(input_ids=ids, attention_mask=mask, past_key_values=cache)
+        cache.crop(-4)
+        assert cache.get_seq_length() == width
+        expected = continued(model, untouched, 2)
+        torch.testing.assert_close(continued(model, cache, 2), expected)
+
+
+def test_hiding_a_part_of_the_pooled_prompt_later_is_refused(model):
+    rows, ids = batch(SPEECH[:2]), torch.arange(40, 44).expand(2, -1)
+    mask = torch.cat([rows["attention_mask"], torch.ones_like(ids)], 1)
+    with patch(model, DUAL):
+        cache = model(**rows).past_key_values
+        hidden = mask.clone()
+        hidden[:, -10] = 0
+        with pytest.raises(NotImplementedError, match=r"attention_mask is not what it was.*Prefill the conversation"):
+            model(input_ids=ids, attention_mask=hidden, past_key_values=cache)
+        model(input_ids=ids, attention_mask=mask, past_key_values=cache)
+
+
 def test_cropping_the_text_after_the_audio_equals_a_shorter_prompt(model):
     row = SPEECH[0]
     shorter = row | {key: row[key][:, :-3] for key in ("input_ids", "attention_mask")}

@@ -233,4 +233,4 @@ def test_the_import_does_not_load_the_models_the_study_or_triton():
 
 
 def test_everything_promised_is_there():
-    assert set(affinity_pool.__all__) <= {*dir(affinity_pool), "Site", "patch"}
+    assert set(affinity_pool.__all__) <= {*dir(affinity_pool), "Site", "patch", "unpatch"}

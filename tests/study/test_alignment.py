@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -204,13 +206,11 @@ IN_THEM = (Word("don't", 0.25, 0.5), Word("Zürich", 1.0, 1.5))
 @pytest.mark.parametrize("text", [LONG.format(name="words"), LONG.format(name="speaker 1 - words"), SHORT])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_textgrids_of_both_formats_are_read_without_their_silences(tmp_path: Path, text: str, encoding: str) -> None:
-    pytest.importorskip("praatio")
     (tmp_path / "clip.TextGrid").write_text(text, encoding)
     assert word_times(Utterance("a/clip#3", Path("a/clip.wav")), noise(2), tmp_path) == IN_THEM
 
 
 def test_a_textgrid_is_called_like_the_id_or_else_the_recording(tmp_path: Path) -> None:
-    pytest.importorskip("praatio")
     (tmp_path / "clip.TextGrid").write_text(LONG.format(name="words"))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "clip.TextGrid").write_text(SHORT.replace("Zürich", "Bern"))
@@ -223,10 +223,88 @@ def test_a_textgrid_is_called_like_the_id_or_else_the_recording(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("label", "spoken"),
+    [
+        *((label, False) for label in ("", " ", "sil", "SIL", "<SIL>", "sp", "spn", "SPN", "#", "<eps>", "<p:>")),
+        *(
+            (label, False)
+            for label in ("[noise]", "[Laughter]", "{LG}", "{ns}", "<sp>", "(cough)", "[]", "<background noise>")
+        ),
+        *((label, True) for label in ("don't", "silly", "SP500", "<unk>", "[UNK]", "#5", "[a", "a]", "o(n)", "<", "-")),
+    ],
+)
+def test_markers_in_brackets_and_silences_are_no_words_but_unknown_words_are(label: str, spoken: bool) -> None:
+    assert alignment.is_word(label) is spoken
+
+
+def grid(*tiers: str) -> str:
+    head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n'
+    return "\n".join([f"{head}{len(tiers)}", *tiers]) + "\n"
+
+
+def tier(name: str, *intervals: str, kind: str = "IntervalTier", declared: int | None = None) -> str:
+    return "\n".join(
+        [f'"{kind}"', f'"{name}"', "0", "2", str(len(intervals) if declared is None else declared), *intervals]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (grid(tier("words", '0.5 "one"', kind="TextTier")), "the tier 'words' is one of points"),
+        (
+            grid(tier("a - words", '0 1 "one"'), tier("b - words", '1 "x"', kind="TextTier")),
+            "'b - words' is one of points",
+        ),
+        (grid(tier("words", '0 1 "one"'), tier("words", '0 1 "two"')), "several tiers called 'words'"),
+        (grid(tier("words", '0 1 "one"', '0.5 2 "two"')), "'two' begins at 0.5 s, before 'one' ends at 1 s"),
+        (grid(tier("words", '1 2 "two"', '0 1 "one"')), "'one' begins at 0 s, before 'two' ends"),
+        (grid(tier("words", '1 1 "one"')), "'one' is from 1 to 1 s"),
+        (grid(tier("words", '-1 1 "one"')), "'one' is from -1 to 1 s"),
+        (grid(tier("words", '0 1e999 "one"')), "from 0 to inf s"),
+        (grid(tier("words", 'nan 1 "one"')), 'a number is expected where "one stands'),
+        (grid(tier("words", '0 1 "one"', declared=2)), "ends before it has all that it declares"),
+        (grid(tier("words", '0 1 "one"', declared=10**30)), "ends before it has all that it declares"),
+        (grid(tier("words", '0 1 "one')), "ends before it has all that it declares"),
+        (grid(tier("words", '0 1 "[noise]"', '1 2 "{LG}"')), "has no words in 'words'"),
+        (grid(tier("phrases", '0 1 "one"')), "has no tier called 'words', only the tiers phrases"),
+        (grid(), "has no tier called 'words'"),
+        (grid("17", tier("words")), "a text in quotes is expected where 17 stands"),
+        (grid(tier("words", kind="PitchTier")), "a tier is IntervalTier or TextTier, got 'PitchTier'"),
+        (SHORT[:-20], "ends before it has all"),
+        ('{"start": 0, "end": 2, "tiers": {"words": {"type": "IntervalTier", "entries": []}}}', "is no TextGrid"),
+        (SHORT.replace("TextGrid", "PitchTier"), "is no TextGrid"),
+    ],
+)
+def test_what_is_wrong_with_a_textgrid_is_said(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "clip.TextGrid").write_text(text)
+    with pytest.raises(InputError, match=rf"clip\.TextGrid.*{re.escape(message)}"):
+        word_times(Utterance("clip", Path("clip.wav")), noise(2), tmp_path)
+
+
+def test_a_textgrid_in_latin_1_or_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clip.TextGrid").write_text(SHORT, "latin-1")
+    with pytest.raises(InputError, match=r"clip\.TextGrid: it is neither UTF-8 nor UTF-16"):
+        word_times(Utterance("clip", Path("clip.wav")), noise(2), tmp_path)
+    os.mkfifo(tmp_path / "pipe.TextGrid")
+    with pytest.raises(InputError, match=r"pipe\.TextGrid: is a pipe or a device"):
+        word_times(Utterance("pipe", Path("pipe.wav")), noise(2), tmp_path)
+    for id in ("x" * 10_000, "a\0b"):
+        with pytest.raises(InputError, match="no TextGrid"):
+            word_times(Utterance(id, Path("absent.wav")), noise(2), tmp_path)
+
+
+def test_quotes_comments_and_scientific_numbers_are_read_as_praat_does(tmp_path: Path) -> None:
+    text = grid(tier("words", '0 5e-1 "say ""hi""" ! "no word" 7', '0.5 1.5 " two "', '1.5 2 ""'))
+    (tmp_path / "clip.TextGrid").write_text(text)
+    found = word_times(Utterance("clip", Path("clip.wav")), noise(2), tmp_path)
+    assert found == (Word('say "hi"', 0, 0.5), Word("two", 0.5, 1.5))
+
+
+@pytest.mark.parametrize(
     "text", ["", "no grid", LONG[:300], LONG.format(name="phrases"), SHORT.replace("0.25", "x"), "\0" * 50]
 )
 def test_a_damaged_textgrid_is_refused(tmp_path: Path, text: str) -> None:
-    pytest.importorskip("praatio")
     (tmp_path / "clip.TextGrid").write_text(text)
     with pytest.raises(InputError, match=r"clip\.TextGrid"):
         word_times(Utterance("clip", Path("clip.wav")), noise(2), tmp_path)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affinity_pool.study import InputError
-from affinity_pool.study.data import audio, load_audio
-from affinity_pool.study.data.containers import check_whole
+from affinity_pool.study.data import audio, files, load_audio
+from affinity_pool.study.data.containers import whole
 
 RATE = 16000
 FORMATS = [
@@ -65,7 +65,7 @@ def test_a_file_that_was_cut_is_refused(kind, share):
 def test_two_files_in_one_are_refused(kind):
     content = encoded(voice(), kind)
     for other in (content, encoded(voice(0.5), kind)):
-        assert "two recordings" in refused(content + other)
+        assert "another recording follows" in refused(content + other)
 
 
 @each_format
@@ -99,14 +99,14 @@ def test_a_stream_that_knew_no_size_is_heard(size):
 def test_a_header_that_declares_no_data_is_named():
     content = bytearray(encoded(voice()))
     content[40:44] = bytes(4)
-    assert "its header declares no data, though 32000 bytes follow" in refused(bytes(content))
+    assert "no sound is declared, though 32000 bytes follow" in refused(bytes(content))
 
 
 def test_other_forms_of_wave():
     odd = encoded(voice()[:15999], ("WAV", "PCM_U8"))  # an odd number of bytes, padded
     assert load_audio(odd, RATE).seconds == pytest.approx(1, abs=0.001)
     assert load_audio(odd.removesuffix(b"\0"), RATE).seconds == pytest.approx(1, abs=0.001)
-    assert "two recordings" in refused(odd + odd)
+    assert "another recording follows" in refused(odd + odd)
     large = io.BytesIO()
     soundfile.write(large, voice(), RATE, format="WAV", subtype="PCM_16", endian="BIG")
     assert large.getvalue().startswith(b"RIFX")
@@ -116,7 +116,7 @@ def test_other_forms_of_wave():
 
 @pytest.mark.parametrize("scale", [2**15, 2**23, 2**31, 100])
 def test_integers_written_as_floats_are_named(scale):
-    assert "seem to be integers" in refused(encoded(voice() * scale, ("WAV", "FLOAT")))
+    assert "integers written as floats" in refused(encoded(voice() * scale, ("WAV", "FLOAT")))
 
 
 @pytest.mark.parametrize("gain", [1e-4, 1, 3, 10])
@@ -128,14 +128,14 @@ def test_quiet_and_overdriven_floats_are_heard(gain):
 def test_channels_that_cancel_out_are_named():
     x = voice()
     for sides in ([x, -x], [x, -x, np.zeros_like(x)], [x, -x + 1e-5]):
-        assert f"the {len(sides)} channels of the recording cancel each other out" in refused(
-            encoded(np.stack(sides, 1), ("WAV", "FLOAT"))
-        )
-    for sides in ([x, np.zeros_like(x)], [x, -0.9 * x], [x, x]):
+        assert "they cancel out" in refused(encoded(np.stack(sides, 1), ("WAV", "FLOAT")))
+    for sides in ([x, np.zeros_like(x)], [x, -0.5 * x], [x, x]):
         assert load_audio(encoded(np.stack(sides, 1), ("WAV", "FLOAT")), RATE).samples.any()
 
 
-@pytest.mark.parametrize(("level", "said"), [(0.0, "every sample is zero"), (0.25, "every sample is 0.25")])
+@pytest.mark.parametrize(
+    ("level", "said"), [(0.0, "every sample is zero"), (0.25, "every sample is about 0.25 from zero")]
+)
 def test_silence_is_named_as_what_it_is(level, said):
     assert said in refused(encoded(np.full(RATE, level), ("WAV", "FLOAT")))
     assert said in refused(encoded(np.full((RATE, 2), level), ("WAV", "FLOAT")))
@@ -143,19 +143,16 @@ def test_silence_is_named_as_what_it_is(level, said):
 
 def test_rates_that_no_sound_has_are_refused():
     for rate in (1, 900):
-        assert f"declares {rate} samples a second" in refused(encoded(voice(), rate=rate))
+        assert f"{rate} samples a second" in refused(encoded(voice(), rate=rate))
     content = bytearray(encoded(voice()))
     content[24:28] = struct.pack("<I", 2**31 - 1)
     assert "samples a second" in refused(bytes(content))
 
 
-def test_sound_beyond_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "MOST", 10000)
-    assert "has 16000 samples" in refused(encoded(voice(), ("FLAC", "PCM_16")))
-    monkeypatch.undo()
+def test_files_beyond_memory_are_refused_before_they_are_read(tmp_path):
     with (tmp_path / "long.wav").open("wb") as file:
-        file.truncate(audio.MOST_BYTES + 1)  # takes no disk
-    with pytest.raises(InputError, match="a recording may have 512"):
+        file.truncate(files.LARGEST + 1)  # takes no disk
+    with pytest.raises(InputError, match=f"at most {files.LARGEST} are read"):
         load_audio(tmp_path / "long.wav", RATE)
 
 
@@ -163,7 +160,7 @@ def test_sound_beyond_memory_is_refused_before_it_is_decoded(tmp_path, monkeypat
 def test_pipes_and_devices_are_no_recordings(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     for path in (tmp_path / "pipe.wav", Path("/dev/zero")):
-        with pytest.raises(InputError, match="is no file"):
+        with pytest.raises(InputError, match="is a pipe or a device"):
             load_audio(path, RATE)
 
 
@@ -218,6 +215,6 @@ def test_any_bytes_are_heard_or_named(content):
 @given(damaged() | st.binary(max_size=200))
 def test_containers_raise_nothing_but_what_they_say(content):
     try:
-        check_whole(content)
+        whole(content)
     except ValueError:
         return

@@ -6,6 +6,7 @@ import io
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_fleurs_tells_the_language_and_its_shared_ids_are_told_apart(tmp_path: P
     assert utterances[0].text == "eins"
 
 
+def test_a_data_set_s_recordings_are_known_by_their_contents(tmp_path: Path) -> None:
+    from affinity_pool.study.identity import of_audio
+
+    for name, seconds in (("a", 0.5), ("b", 0.6), ("c", 0.5)):
+        (tmp_path / name).mkdir()
+        rows(audio=[recording(seconds)], text=["x"]).to_parquet(tmp_path / name / "test.parquet")
+    found = [of_audio(open_data(str(tmp_path / name))) for name in "ab"]
+    assert found[0] != found[1]
+    assert of_audio(open_data(str(tmp_path / "a"))) == found[0]
+
+
 def test_a_revision_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
@@ -110,6 +122,90 @@ def test_covost_has_the_translation_as_its_reference(tmp_path: Path) -> None:
     assert utterance.load(16000).seconds == pytest.approx(0.5, abs=0.1)
 
 
+def parquet(folder: Path, *entries: dict[str, Any]) -> Path:
+    """A data set of one split as pyarrow writes it: its columns are of no kind of `datasets`'."""
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    table = sys.modules["pyarrow"].Table.from_pylist(list(entries))
+    pyarrow.write_table(table, folder / "test-00000.parquet")
+    return folder
+
+
+def test_of_a_text_for_each_language_the_configurations_second_is_the_reference(tmp_path: Path) -> None:
+    texts = {"en": "five nine", "de": "fünf neun"}
+    rows(audio=[recording(0.5)], translation=[texts]).save_to_disk(tmp_path / "saved")
+    (utterance,) = open_data(f"{tmp_path / 'saved'}:en_de")
+    assert (utterance.text, utterance.task, utterance.language) == ("fünf neun", "translate", "de")
+    for config in ("", ":en_fr", ":default"):
+        with pytest.raises(InputError, match=r"'translation' has texts in .*: give a pair"):
+            open_data(f"{tmp_path / 'saved'}{config}")
+
+
+@pytest.mark.parametrize("column", ["text", "id", "translation", "language"])
+@pytest.mark.parametrize("value", [["five", "nine"], {"a": 1}, {"en": ["five"]}, 5.5, True, b"five", [[1]]])
+def test_a_column_that_holds_no_texts_is_refused(tmp_path: Path, column: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"'{column}' (must hold texts, but holds|has texts in)"):
+        open_data(parquet(tmp_path, {"audio": recording(0.5), column: value}))
+
+
+def test_numbers_are_ids_and_texts_as_they_are_written(tmp_path: Path) -> None:
+    (utterance,) = open_data(parquet(tmp_path, {"audio": recording(0.5), "text": 5, "id": 7}))
+    assert (utterance.id, utterance.text) == ("7", "5")
+
+
+def test_paths_are_relative_to_the_data_set_and_named_when_nothing_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.flac").write_bytes(recording(0.5)["bytes"])
+    (tmp_path / "test.csv").write_text("audio,text\na.flac,five\nb.flac,six\n")
+    first, second = open_data(tmp_path)
+    assert first.load(16000).seconds == pytest.approx(0.5)
+    with pytest.raises(InputError, match=r"no such recording: .*/b\.flac"):
+        second.load(16000)
+    (utterance,) = open_data(parquet(tmp_path / "far", {"audio": {"bytes": None, "path": "/nowhere/x.flac"}}))
+    with pytest.raises(InputError, match=r"no such recording: /nowhere/x\.flac"):
+        utterance.load(16000)
+
+
+@pytest.mark.parametrize("audio", [{"array": [0.1] * 1600, "sampling_rate": 16000}, [0.1] * 1600, 5, {"file": "a"}])
+def test_an_audio_column_of_something_else_is_refused(tmp_path: Path, audio: Any) -> None:
+    with pytest.raises(InputError, match="'audio' must hold files, their bytes or their paths, but holds"):
+        open_data(parquet(tmp_path, {"audio": audio, "text": "five"}))
+
+
+def test_a_split_or_configuration_that_a_saved_data_set_does_not_have_is_refused(tmp_path: Path) -> None:
+    plain = rows(audio=[recording(0.5)], text=["one"])
+    plain.save_to_disk(tmp_path / "plain")
+    datasets.Dataset(plain.data, info=plain.info, split=datasets.Split.TRAIN).save_to_disk(tmp_path / "train")
+    assert len(open_data(f"{tmp_path / 'train'}::train")) == 1
+    for spec, message in {
+        "plain::test": "has no splits, got 'test'",
+        "train::nope": "has the split train alone, got 'nope'",
+        "plain:clean": "saved without configurations, got 'clean'",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            open_data(tmp_path / spec)
+
+
+def test_whatever_datasets_raises_becomes_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fleurs").mkdir()
+    (tmp_path / "fleurs" / "fleurs.py").write_text("import datasets\n")
+    with pytest.raises(InputError, match=r"scripts are no longer supported.*; the Hub's copy in Parquet can be read"):
+        open_data(tmp_path / "fleurs")
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "a.flac").write_bytes(recording(0.5)["bytes"])
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(InputError, match="or write a manifest"):
+        open_data(tmp_path / "sounds")
+    parquet(tmp_path / "cut", {"audio": recording(0.5)})
+    file = tmp_path / "cut" / "test-00000.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cannot open .*cut"):
+        open_data(tmp_path / "cut")
+    for error in (RuntimeError("gone"), KeyError("gone"), AssertionError("gone"), NotImplementedError("gone")):
+        monkeypatch.setattr(datasets, "load_dataset_builder", Mock(side_effect=error))
+        with pytest.raises(InputError, match=r"cannot open a/b, which is no manifest, as a data set: .*gone"):
+            open_data("a/b")
+
+
 def test_a_row_without_a_recording_is_a_problem_of_that_row(tmp_path: Path) -> None:
     rows(audio=[recording(0.5), None], text=["one", None]).save_to_disk(tmp_path / "saved")
     first, second = open_data(tmp_path / "saved")
@@ -132,6 +228,7 @@ def test_what_is_no_data_set_is_refused_in_words(
         str(tmp_path / "nothing"): "cannot open .*, which is no manifest, as a data set",
         f"{librispeech}:dirty": "cannot open .*'dirty' not found",
         f"{librispeech}:clean:dev": "has the splits train, test: give one",
+        "::test": r"ID\[@REVISION\]\[:CONFIG\[:SPLIT\]\], got '::test'",
         "a:b:c:d": r"ID\[@REVISION\]\[:CONFIG\[:SPLIT\]\]",
     }.items():
         with pytest.raises(InputError, match=message):

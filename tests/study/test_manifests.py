@@ -30,17 +30,17 @@ def refused(tmp_path: Path, content: bytes) -> str:
 LINES = {
     "an end beyond any float": ('"words": [["x", 0, 1' + "0" * 400 + "]]", "0 <= start < end"),
     "an end beyond any number": ('"words": [["x", 0, 1' + "0" * 5000 + "]]", ""),
-    "an end that is infinite": ('"words": [["x", 0, Infinity]]', "0 <= start < end"),
-    "an end that is none": ('"words": [["x", 0, NaN]]', "0 <= start < end"),
+    "an end that is infinite": ('"words": [["x", 0, Infinity]]', "Infinity is no number"),
+    "an end that is none": ('"words": [["x", 0, NaN]]', "NaN is no number"),
     "an end of 1e300": ('"words": [["x", 0, 1e300]]', "0 <= start < end"),
     "truth for seconds": ('"words": [["x", false, true]]', "0 <= start < end"),
     "words that are none": ('"words": {"x": 1}', "words must be a list"),
     "a deep list": ('"words": ' + "[" * 100_000, ""),
-    "half a character in a text": (f'"text": "november {HALF}"', r"text holds half a character, \ud83d"),
-    "half a character in a task": (f'"task": "{HALF}"', "task holds half a character"),
-    "half a character in a language": (f'"language": "{HALF}"', "language holds half a character"),
-    "half a character in a word": (f'"words": [["{HALF}", 0, 1]]', "words holds half a character"),
-    "half a character in a source": (f'"source": "{HALF}"', "source holds half a character"),
+    "half a character in a text": (f'"text": "november {HALF}"', "text has a character that is no text"),
+    "half a character in a task": (f'"task": "{HALF}"', "task has a character that is no text"),
+    "half a character in a language": (f'"language": "{HALF}"', "language has a character that is no text"),
+    "half a character in a word": (f'"words": [["{HALF}", 0, 1]]', "words has a character that is no text"),
+    "half a character in a source": (f'"source": "{HALF}"', "source has a character that is no text"),
     "a text that is a number": ('"text": 5', "text must be a string, got 5"),
     "a text that is a list": ('"text": ["five"]', "text must be a string, got ['five']"),
     "a long thing that is no text": ('"text": [' + "1," * 5000 + "1]", "text must be a string"),
@@ -61,8 +61,8 @@ def test_a_path_may_hold_bytes_that_are_no_text_but_no_nul(tmp_path: Path) -> No
     (tmp_path / "m.jsonl").write_text('{"audio": "caf\\udce9.flac"}\n')
     (utterance,) = read_manifest(tmp_path / "m.jsonl")
     assert os.fsencode(utterance.audio).endswith(b"caf\xe9.flac")
-    assert "audio holds a NUL" in refused(tmp_path, b'{"audio": "a\\u0000.flac"}')
-    assert "audio holds half a character" in refused(tmp_path, b'{"audio": "\\ud83d.flac"}')
+    assert "which has a NUL in it" in refused(tmp_path, b'{"audio": "a\\u0000.flac"}')
+    assert "audio has a character that is no text" in refused(tmp_path, b'{"audio": "\\ud83d.flac"}')
 
 
 FILES = {

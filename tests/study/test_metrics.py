@@ -138,14 +138,18 @@ def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "def lenient(question, reference, answer):\n"
         "    if answer == 'boom':\n"
         "        raise TimeoutError('no reply')\n"
-        "    return {'half': 0.5, 'seven': 7}.get(answer, question == 'which?' and reference in answer)\n"
+        "    if answer == 'exit':\n"
+        "        raise SystemExit(2)\n"
+        "    odd = {'nan': float('nan'), 'none': None, 'text': '1', 'list': [1], 'minus': -0.1}\n"
+        "    return {'half': 0.5, 'seven': 7, **odd}.get(answer, question == 'which?' and reference in answer)\n"
         "number = 3\n"
     )
     (tmp_path / "broken_judges.py").write_text("raise KeyError('API_KEY')")
+    (tmp_path / "leaving_judges.py").write_text("import sys; sys.exit('no API_KEY')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
-    for name in ("my_judges", "broken_judges"):
+    for name in ("my_judges", "broken_judges", "leaving_judges"):
         sys.modules.pop(name, None)
 
 
@@ -158,7 +162,19 @@ class TestJudge:
         assert judge.counts("one", "half", "which?").tolist() == [0.5, 1]
         assert judge.signature == "judge:my_judges:lenient"
 
-    @pytest.mark.parametrize(("answer", "why"), [("boom", "TimeoutError: no reply"), ("seven", "returned 7")])
+    @pytest.mark.parametrize(
+        ("answer", "why"),
+        [
+            ("boom", "TimeoutError: no reply"),
+            ("seven", "returned 7"),
+            ("exit", "SystemExit: 2"),
+            ("nan", "returned nan"),
+            ("none", "TypeError"),
+            ("text", "returned '1'"),
+            ("list", "TypeError"),
+            ("minus", "returned -0.1"),
+        ],
+    )
     def test_leaves_out_an_answer_it_fails_on_and_says_so(self, answer: str, why: str) -> None:
         judge = judged(load_judge("my_judges:lenient"), "my_judges:lenient")
         with pytest.warns(UserWarning, match=f"failed on the answer '{answer}', left out: .*{why}"):
@@ -176,6 +192,9 @@ class TestJudge:
             ("my_judges:strict", "no attribute 'strict'"),
             ("my_judges:number", "must be a function, but is int 3"),
             ("broken_judges:judge", "KeyError: 'API_KEY'"),
+            ("leaving_judges:judge", "SystemExit: no API_KEY"),
+            ("../up:judge", "cannot import"),
+            ("my_judges:lenient:more", "cannot import"),
         ],
     )
     def test_that_cannot_be_loaded_says_why(self, spec: str, error: str) -> None:

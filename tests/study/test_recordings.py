@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,74 @@ def test_useless_audio_is_refused(tmp_path: Path, samples: np.ndarray, message: 
     soundfile.write(tmp_path / "clip.wav", samples, 16000, subtype="FLOAT")
     with pytest.raises(InputError, match=message):
         load_audio(tmp_path / "clip.wav", 16000)
+
+
+def written(samples: np.ndarray, rate: int = 16000, kind: str = "WAV", coding: str | None = "FLOAT") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=coding)
+    return file.getvalue()
+
+
+VOICE = 0.1 * np.random.default_rng(0).standard_normal(16000)
+VOICE /= np.abs(VOICE).max()
+
+
+@pytest.mark.parametrize("scale", [127, 2**15, 2**23, 2**31])
+def test_integers_written_as_floats_are_refused_and_loud_floats_are_not(scale: int) -> None:
+    with pytest.raises(InputError, match=r"clip has samples up to .* times full scale.*integers"):
+        load_audio(written(VOICE * scale), 16000, "clip")
+    assert np.abs(load_audio(written(VOICE * 3.9), 16000).samples).max() == pytest.approx(3.9)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
+def test_channels_that_cancel_out_are_told_from_silence(kind: str) -> None:
+    with pytest.raises(InputError, match="clip is silent once its channels are averaged: they cancel out"):
+        load_audio(written(np.stack([VOICE, -VOICE], 1) / 2, kind=kind, coding=None), 16000, "clip")
+    for other in (0 * VOICE, VOICE[::-1], -0.5 * VOICE):
+        assert load_audio(written(np.stack([VOICE, other], 1) / 2, kind=kind, coding=None), 16000).seconds > 0.9
+    many = np.zeros((16000, 8))
+    many[:, 3] = VOICE
+    assert load_audio(written(many), 16000).samples.any()
+
+
+@pytest.mark.parametrize(
+    ("samples", "coding", "level"),
+    [
+        (np.zeros((16000, 2)), "PCM_U8", "zero"),
+        (np.full(16000, 0.25), "PCM_16", "about 0.25 from zero"),
+        (np.full(16000, -1.0), "PCM_U8", "about 1 from zero"),
+        (VOICE * 1e-9, "FLOAT", "about 1e-09 from zero"),
+    ],
+)
+def test_silence_is_called_by_its_level(samples: np.ndarray, coding: str, level: str) -> None:
+    with pytest.raises(InputError, match=f"clip is silent: every sample is {level}"):
+        load_audio(written(samples, coding=coding), 16000, "clip")
+    assert load_audio(written(VOICE * 1e-3), 16000).samples.any()
+
+
+@pytest.mark.parametrize("rate", [1, 100, 500_000, 2_000_000_000])
+def test_absurd_rates_are_refused(rate: int) -> None:
+    file = bytearray(written(VOICE, coding="PCM_16"))
+    file[24:28] = rate.to_bytes(4, "little")
+    with pytest.raises(InputError, match=f"cannot read clip: ({rate} samples a second; 4000 to 384000|.*rror)"):
+        load_audio(bytes(file), 16000, "clip")
+
+
+def test_what_decodes_to_more_than_an_hour_is_refused_before_it_fills_the_memory() -> None:
+    hours = written(np.zeros(4000 * 3700, np.int16), 4000, "FLAC", "PCM_16")
+    assert len(hours) < 1 << 20
+    with pytest.raises(InputError, match="clip: it is longer than 3600 s at 4000 samples a second"):
+        load_audio(hours, 16000, "clip")
+
+
+def test_pipes_and_devices_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("clip.wav", "m.jsonl", "m"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=r"clip\.wav: is a pipe or a device"):
+        load_audio(tmp_path / "clip.wav", 16000)
+    for path in (tmp_path / "m.jsonl", tmp_path / "m", Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"cannot read the manifest {path}: is a pipe or a device"):
+            open_data(path)
 
 
 def test_a_file_that_is_no_audio_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -120,6 +189,49 @@ def test_every_bad_line_of_a_manifest_is_named(clips: Path) -> None:
         3,
     ):
         assert any(line.startswith(f"  line {number}: ") and message in line for line in text.splitlines()), message
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"audio": "a.wav", "words": [["x", 0, 1%s]]}' % ("0" * 400), "0 <= start < end <= 3600"),
+        ('{"audio": "a.wav", "words": [["x", 0, 1%s]]}' % ("0" * 9000), "integer string conversion"),
+        ('{"audio": "a.wav", "words": [["x", 0, 1e999]]}', "0 <= start < end"),
+        ('{"audio": "a.wav", "words": [["x", 0, NaN]]}', "NaN is no number"),
+        ('{"audio": "a.wav", "words": [["x", -Infinity, 1]]}', "-Infinity is no number"),
+        ('{"audio": "a.wav", "words": [["x", false, true]]}', "0 <= start < end"),
+        ('{"audio": "a.wav", "words": [["\\ud83d", 0, 1]]}', "words has a character that is no text"),
+        ('{"audio": "a.wav", "text": "smile \\ud83d"}', r"text has a character that is no text: '\\ud83d'"),
+        ('{"audio": "a.wav", "task": "\\ude00\\ud83d"}', "task has a character that is no text"),
+        ('{"audio": "a.wav", "language": "\\ud83d"}', "language has a character that is no text"),
+        ('{"audio": "a\\u0000.wav"}', "has a NUL in it"),
+        ('{"audio": "a.wav", "text": "one", "text": "two"}', "'text' stands there more than once"),
+        ('{"audio": 7}', "audio must be a string, got 7"),
+        ("[" * 100_000, "nested too deeply|Expecting"),
+        ("audio,text", "Expecting value"),
+        ('[{"audio": "a.wav"}]', "expected a JSON object, got list"),
+    ],
+)
+def test_a_line_that_no_run_could_use_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio": "a.wav"}) + f"\n{line}\n")
+    with pytest.raises(InputError, match=rf"m\.jsonl: 1 of 2 lines cannot be used\n  line 2: .*({message})") as error:
+        read_manifest(tmp_path / "m.jsonl")
+    assert len(str(error.value)) < 500
+    (tmp_path / "alone.jsonl").write_text(line)
+    with pytest.raises(InputError, match="every line must be a JSON object"):
+        read_manifest(tmp_path / "alone.jsonl")
+
+
+def test_a_whole_pair_of_surrogates_is_text(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"audio": "a.wav", "text": "\\ud83d\\ude00"}')
+    assert read_manifest(tmp_path / "m.jsonl")[0].text == "\U0001f600"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_manifest_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "m.jsonl").write_text('{"audio": "Zürich.wav"}', encoding)
+    with pytest.raises(InputError, match=r"cannot read the manifest .*m\.jsonl: it is not UTF-8"):
+        read_manifest(tmp_path / "m.jsonl")
 
 
 def test_a_manifest_without_recordings_is_refused(tmp_path: Path) -> None:

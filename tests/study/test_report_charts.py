@@ -6,11 +6,14 @@ import re
 from html import unescape
 from itertools import pairwise
 
+import matplotlib
 import pytest
+from matplotlib.text import Text
 
 from affinity_pool.study.report.charts import NARROW, Bars, Point, Series, bars, frontier, heat, lines, pareto
 from affinity_pool.study.report.drawing import apart, limits
 from affinity_pool.study.report.figures import Chart
+from affinity_pool.study.report.palette import LIGHT
 
 
 def texts(chart: Chart) -> list[str]:
@@ -32,6 +35,16 @@ def test_a_value_above_the_chart_is_written_and_the_caption_says_so() -> None:
     assert "123.0%" not in texts(chart)  # one figure a layer: the largest
     assert "leaves the chart at 50.0%" in chart.caption
     assert "leaves" not in lines("n", series, x="layer", y="WER", top=4).caption
+
+
+@pytest.mark.parametrize("text", [r"$\frac$", "$5 or $6", "a_b^c"])
+def test_names_are_no_tex_even_where_the_readers_settings_say_so(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    chart = lines("n", [Series(text, [0, 1], [0.1, 0.2])], x=text, y=text, title=text, baseline=(text, 0.05))
+    assert texts(chart).count(text) == 5
+    found = chart.draw(LIGHT).findobj(Text)
+    assert sum(of.get_text() == text for of in found) == 5
+    assert not any(of.get_usetex() or of.get_parse_math() for of in found if of.get_text() == text)
 
 
 def test_gaps_and_curves_without_any_value_can_be_drawn() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from affinity_pool.study.data.manifest import Word
 from affinity_pool.study.groups import Span
 from affinity_pool.study.report.groups_picture import Picture, Row, chart, draw
-from affinity_pool.study.report.page import Page, Section, write
+from affinity_pool.study.report.page import Page, Section, html, write
 from affinity_pool.study.report.palette import DARK, LIGHT
 
 TOKENS = [Span(i, i + 1) for i in range(6)]
@@ -56,6 +61,44 @@ def test_many_rows_are_lower_and_text_below_names_keeps_its_room() -> None:
 
     assert row(3) > row(9) > row(33)
     assert row(33, "cosine ≥ 0.8") > 0.4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [Word("uh", 0.05, 0.1), Word("yes", 0.05, 0.1)],
+        [Word("longer", 0.0, 0.2), Word("in", 0.05, 0.15)],
+        [Word("a", 0.0, 0.24), Word("b", 0.01, 0.02)],
+        [Word("x", 0.1, 0.1), Word("y", 0.1, 0.1)],
+        [Word("late", 5.0, 6.0), Word("later", 6.0, 7.0)],
+        [Word("one", 0.0, 0.1)],
+        [],
+    ],
+)
+def test_words_may_overlap_have_one_middle_or_lie_outside(words: list[Word]) -> None:
+    figure = draw(replace(picture([TOKENS], independent=False), words=words))
+    figure.savefig(io.BytesIO())
+    inside = [word.text for word in words if word.start < 0.24]
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text() != "log-mel"] == inside
+
+
+@pytest.mark.parametrize("text", [r"cost $\frac$", "$5 or $6", "a_b^c\\d %", "[/b] <b>", "שלום", "二"])
+def test_text_is_drawn_as_it_is_written(text: str) -> None:
+    figure = draw(replace(picture([TOKENS], False), title=text, words=[Word(text, 0.05, 0.1)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # glyphs that are not installed
+        figure.savefig(io.BytesIO())
+    shown = figure.findobj(Text)
+    assert sum(of.get_text() == text for of in shown) == 2
+    assert not any(of.get_parse_math() for of in shown if of.get_text() == text)
+
+
+@pytest.mark.parametrize("text", ["\x00\x1b[31m", "\ud83d", "tab\tnew\nline", "x" * 10_000])
+def test_what_no_font_has_does_not_end_a_run(text: str) -> None:
+    of = chart(replace(picture([TOKENS], False), title=text, words=[Word(text[:100], 0.05, 0.1)]))
+    page = html(Page(text, text, sections=[Section(text, [of])]))
+    assert "\0" not in page
+    assert page.encode()
 
 
 def test_the_page_holds_a_picture_for_each_scheme_and_so_does_the_folder(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .. import BUNDLED, InputError
 from .audio import Audio, load_audio
+from .files import exists
 from .manifest import Utterance, Word, read_manifest
 
 __all__ = ["Audio", "Utterance", "Word", "load_audio", "open_data", "read_manifest"]
@@ -30,7 +31,7 @@ def open_data(spec: str | Path | None = None) -> list[Utterance]:
             )
         return read_manifest(bundled)
     path = Path(spec)
-    if path.is_file() or path.suffix in (".json", ".jsonl"):
+    if path.suffix in (".json", ".jsonl") or (exists(path) and not path.is_dir()):
         return read_manifest(path)
     from .hub import open_dataset  # `datasets` takes a second to import
 

@@ -7,7 +7,6 @@ rather come from the Montreal Forced Aligner, whose TextGrids are read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,17 @@ from .. import InputError
 from ..metrics.tasks import for_task
 from ..metrics.text import normalise, primary
 from .audio import Audio
-from .manifest import LONGEST, Utterance, Word, shortened
+from .files import exists
+from .manifest import Utterance, Word
+from .textgrid import read_textgrid
 
 MANIFEST, POCKETSPHINX = "manifest", "pocketsphinx"
-NOT_WORDS = frozenset({"", "sil", "sp", "spn", "#"})  # what aligners write between words, in any case; see is_word
+SILENCES = frozenset({"", "#", "sil", "sp", "spn"})
+"""What the Montreal Forced Aligner and others write between words, in any case."""
 BRACKETS = ("<>", "[]", "{}", "()")
-MOST_BYTES = 2**26  # of a TextGrid; an hour of words and phones has four million
+"""Around what is no word: ``<eps>``, ``<SIL>``, ``[noise]``, ``[laughter]``, ``{LG}``, ``<p:>``."""
+UNKNOWN = frozenset({"<unk>", "[unk]", "<oov>"})
+"""A word that was spoken, but is not in the aligner's dictionary: it has its times and its tokens like any other."""
 RATE = 16000  # of pocketsphinx's English model
 FRAME = 0.01  # seconds
 QUIET = 0.3  # seconds of silence added at both ends, so that no word has to begin or end with the recording
@@ -134,47 +138,37 @@ def _textgrid(utterance: Utterance, folder: Path) -> Path:
     names = [utterance.id, *([utterance.audio.stem] if isinstance(utterance.audio, Path) else [])]
     paths = [folder / f"{name}.TextGrid" for name in dict.fromkeys(names)]
     for path in paths:
-        if path.is_file():
+        if exists(path):
             return path
-    check_source(folder)
+    if not exists(folder) or not folder.is_dir():
+        raise InputError(
+            f"word times come from 'manifest', 'pocketsphinx' or a folder of TextGrids, got {str(folder)!r}"
+        )
     raise InputError(f"no TextGrid {' or '.join(map(str, paths))}")
 
 
 def _from_textgrid(path: Path) -> tuple[Word, ...]:
-    try:
-        from praatio import textgrid
-    except ImportError as error:
-        raise InputError("TextGrids need `pip install 'affinity_pool[align]'`") from error
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
-        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="silence")
-        # "words", or "NAME - words" where the aligner knew the speaker
-        tiers = [grid.getTier(name) for name in grid.tierNames if name.split(" - ")[-1] == "words"]
-        if points := [tier.name for tier in tiers if not isinstance(tier, textgrid.IntervalTier)]:
-            raise ValueError(f"its tier {points[0]!r} holds points, and words are intervals")
-        words = sorted((word for tier in tiers for word in _words_of(tier)), key=_start)
-    except Exception as error:  # praatio raises whatever a damaged file makes it
-        raise InputError(f"cannot read {path}: {shortened(str(error)) or type(error).__name__}") from error
+    tiers = read_textgrid(path)
+    # "words", or "NAME - words" where the aligner knew the speaker
+    names = [name for name in tiers if name.split(" - ")[-1] == "words"]
+    if not names:
+        raise InputError(f"{path} has no tier called 'words', only the tiers {', '.join(tiers)}")
+    words = []
+    for name in names:
+        intervals = tiers[name]
+        if intervals is None:
+            raise InputError(f"{path}: the tier {name!r} is one of points, but words are intervals")
+        words += [Word(found.text, found.start, found.end) for found in intervals if is_word(found.text)]
     if not words:
-        raise InputError(f"{path} has no words in a tier called 'words', only the tiers {', '.join(grid.tierNames)}")
-    return tuple(words)
-
-
-def _words_of(tier: Any) -> Iterator[Word]:
-    for start, end, label in tier.entries:
-        if is_word(label):
-            if not 0 <= start < end < LONGEST:
-                raise ValueError(f"{label!r} is from {start} to {end} s, where 0 <= start < end is wanted")
-            yield Word(label.strip(), float(start), float(end))
+        raise InputError(f"{path} has no words in {' or '.join(map(repr, names))}")
+    return tuple(sorted(words, key=_start))
 
 
 def is_word(label: str) -> bool:
-    """Whether a label of a words tier is one: not silence, nor anything wholly in brackets, as ``[noise]``, ``{LG}``,
-    ``<SIL>``, and ``<unk>``, of which nobody knows what was said."""
-    label = label.strip()
+    """Whether an interval is a spoken word: not a silence, nor a marker in brackets such as ``[noise]``."""
+    label = label.strip().lower()
     bracketed = len(label) > 1 and label[0] + label[-1] in BRACKETS
-    return not bracketed and label.casefold() not in NOT_WORDS
+    return label in UNKNOWN or not (bracketed or label in SILENCES)
 
 
 def _start(word: Word) -> float:

@@ -1,26 +1,33 @@
-"""Recordings as the models want them: one channel of float32 at one rate, from anything soundfile reads."""
+"""Recordings as the models want them: one channel of float32 at one rate, from what soundfile reads."""
 
 from __future__ import annotations
 
 import io
-import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
 
 from .. import InputError
-from .containers import check_whole, without_tag
+from .containers import whole
+from .files import contents
 
+FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3"})
+"""Of libsndfile's those for which ``containers`` knows whether a recording is whole. The others have no names that
+noise could not have too."""
 SHORTEST = 0.1  # seconds; two frames of a 25 Hz encoder, below which there is nothing to pool
-MOST = 2**27  # samples of all channels, half a gigabyte: 46 minutes of 48 kHz stereo, where models hear minutes
-MOST_BYTES = 2**29  # of a file
-RATES = (1000, 768_000)  # samples a second that sound is recorded at
-LOUDEST = 16.0  # of samples whose full scale is 1: 24 dB above it; integers written as floats peak in the hundreds
-CANCELLED = 1e-3  # what is left of channels that cancel out, as a share of their peak
+LONGEST = 3600  # seconds; models hear 30 at once
+MOST = 100_000_000  # samples of a channel, 400 MB; with the file and the sound at 16 kHz it stays below 1 GB
+RATES = (4000, 384_000)  # samples a second
+LOUDEST = 16.0
+"""Of full scale. Mixes in floats have peaks of 2 or 4 at most. Integers written as floats have 127 or more, unless they
+are all but silent (an int16's 16 is 66 dB below its full scale)."""
+QUIETEST = 1e-6  # of full scale, between the highest and the lowest sample; a bit of 20
+CANCELLED = 0.14  # of the level that the average of channels has that have nothing in common; two correlate by -0.98
+BLOCK = 1 << 18  # samples of all channels decoded at once
 
 
 @dataclass(frozen=True)
@@ -54,73 +61,88 @@ def load_audio(source: Path | bytes | BinaryIO, rate: int, name: str | None = No
         name: what messages call it; None: its path.
 
     Raises:
-        InputError: there is no such file, it cannot be decoded, is cut short, or two recordings in one; is shorter than
-            0.1 s or takes more than half a gigabyte; is silent or cancels out, is not finite, or not at full scale 1.
+        InputError: there is no such file, it cannot be decoded or is not whole, is shorter than 0.1 s or longer than an
+            hour, silent, not finite, far louder than full scale, or its channels cancel out.
     """
     name = name or (str(source) if isinstance(source, Path) else "the recording")
     try:
         # from memory, because of a path soundfile believes the suffix: ".raw" would need a rate
-        content = without_tag(_content(source, name))
-        check_whole(content)
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            own_rate, declared = file.samplerate, file.frames
-            _check_size(declared * file.channels, own_rate, name)
-            channels = file.read(dtype="float32", always_2d=True)
+        file = contents(source) if isinstance(source, Path) else source
+        channels, samples, own_rate = _decode(whole(file if isinstance(file, bytes) else file.read()))
     except FileNotFoundError as error:
         raise InputError(f"no such recording: {name}") from error
-    except InputError:
-        raise
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:
         reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
         other = (
             f"for others: ffmpeg -i {source.name} {source.stem}.wav" if isinstance(source, Path) else "others do not"
         )
         raise InputError(f"cannot read {name}: {reason} (WAV, FLAC, OGG and MP3 work; {other})") from error
-    if len(channels) < declared:
-        raise InputError(f"cannot read {name}: it is cut short: it declares {declared} samples and has {len(channels)}")
-    if len(channels) < SHORTEST * own_rate:
-        raise InputError(f"{name} has {len(channels) / own_rate:.2f} s of sound; at least {SHORTEST} s are needed")
-    return Audio(_mono(channels, name), own_rate).at(rate)
-
-
-def _content(source: Path | bytes | BinaryIO, name: str) -> bytes:
-    """All bytes of a recording. Pipes and devices are no recordings: reading one may never end."""
-    if isinstance(source, bytes):
-        return source
-    if not isinstance(source, Path):
-        return source.read()
-    about = source.stat()
-    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
-        raise InputError(f"{name} is no file")
-    if about.st_size > MOST_BYTES:
-        raise InputError(f"{name} has {about.st_size / 2**20:.0f} MB; a recording may have {MOST_BYTES // 2**20}")
-    return source.read_bytes()
-
-
-def _check_size(samples: int, rate: int, name: str) -> None:
-    if not RATES[0] <= rate <= RATES[1]:
-        raise InputError(f"{name} declares {rate} samples a second; sound has {RATES[0]} to {RATES[1]}")
-    if samples > MOST:
-        raise InputError(f"{name} has {samples} samples, {samples / rate / 3600:.1f} h; a recording may have {MOST}")
-
-
-def _mono(channels: np.ndarray, name: str) -> np.ndarray:
-    """The mean of the channels ``[samples, channels]``, if it is sound."""
-    if not np.isfinite(channels).all():
+    if len(samples) < SHORTEST * own_rate:
+        raise InputError(f"{name} has {len(samples) / own_rate:.2f} s of sound; at least {SHORTEST} s are needed")
+    if not np.isfinite(channels.loudest):
         raise InputError(f"{name} has samples that are NaN or infinite")
-    peak = float(np.abs(channels).max())
-    if peak > LOUDEST:
+    if channels.loudest > LOUDEST:
         raise InputError(
-            f"{name} peaks at {peak:g}, and full scale is 1: its samples seem to be integers that were written as "
-            "floats. Divide them by their own full scale, such as 32768"
+            f"{name} has samples up to {channels.loudest:.6g} times full scale, at most {LOUDEST:g} are allowed: "
+            "integers written as floats, perhaps"
         )
-    if peak == 0:
-        raise InputError(f"{name} is silent: every sample is zero")
-    if (channels == channels[0]).all():
-        raise InputError(f"{name} is silent: every sample is {channels[0, 0]:g}")
-    samples = channels.mean(1)
-    if np.abs(samples).max() < CANCELLED * peak:
-        raise InputError(
-            f"the {channels.shape[1]} channels of {name} cancel each other out: one is the other, inverted. Keep one"
-        )
-    return samples
+    if channels.spread < QUIETEST:
+        value = "zero" if not channels.loudest else f"about {channels.loudest:.3g} from zero"
+        raise InputError(f"{name} is silent: every sample is {value}")
+    level = np.linalg.norm(samples) / np.sqrt(len(samples))
+    if level < CANCELLED * channels.unrelated or np.ptp(samples) < QUIETEST:
+        raise InputError(f"{name} is silent once its channels are averaged: they cancel out; give one of them alone")
+    return Audio(samples, own_rate).at(rate)
+
+
+class Channels(NamedTuple):
+    """What is known of all channels of a recording."""
+
+    loudest: float
+    """Of all samples, without their signs; NaN or infinite if one is."""
+    spread: float
+    """Between the highest and the lowest sample of the channel where they are furthest apart."""
+    unrelated: float
+    """The level (the mean square's root) that their average would have if they had nothing in common."""
+
+
+class Memory(io.BytesIO):
+    """A file in memory that stays where it is when a damaged header sends it in front of its beginning.
+
+    What raises in a callback of libsndfile would be printed as a traceback.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
+def _decode(file: bytes) -> tuple[Channels, np.ndarray, int]:
+    """What the channels have, their average, and the rate. At most one block is held with all channels."""
+    count, square = 0, 0.0
+    with soundfile.SoundFile(Memory(file)) as sound:
+        if sound.format not in FORMATS:
+            raise ValueError(f"it looks like {sound.format}")
+        rate, declared = sound.samplerate, sound.frames
+        if not RATES[0] <= rate <= RATES[1]:
+            raise ValueError(f"{rate} samples a second; {RATES[0]} to {RATES[1]} are allowed")
+        most = min(MOST, LONGEST * rate)
+        if declared > most:
+            raise ValueError(f"it is longer than {most / rate:g} s at {rate} samples a second")
+        samples = np.empty(declared, np.float32)
+        low, high = np.full(sound.channels, np.inf), np.full(sound.channels, -np.inf)
+        while len(block := sound.read(max(BLOCK // sound.channels, 1), dtype="float32", always_2d=True)):
+            with np.errstate(invalid="ignore", over="ignore"):
+                low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+                square += float(np.mean(np.square(block, dtype=np.float64), 1).sum())
+                samples[count : count + len(block)] = block.mean(1)
+            count += len(block)
+    if count < declared:
+        raise ValueError(f"it is damaged: {declared} samples are declared, {count} can be decoded")
+    if not count:
+        return Channels(0.0, 0.0, 0.0), samples, rate
+    loudest = float(np.abs([low, high]).max())
+    unrelated = float(np.sqrt(square / count / len(low)))
+    return Channels(loudest, float((high - low).max()), unrelated), samples, rate

@@ -1,195 +1,247 @@
-"""Whether a file of sound is all there, and one recording: decoders read what they find and say nothing.
+"""Whether a recording is all there, by what its container declares: decoders return what they find without a word.
 
-Each container says how long it is: WAV, RF64, W64, AIFF, CAF and AU in the size of their data, Ogg in its last page,
-MP3 in the frame that encoders put first, if they do. FLAC's decoder compares by itself. A stream that was written to a
-pipe has no size to declare and says so by the largest one there is, which is taken at its word. What cannot be seen: an
-MP3 without that first frame that was cut between two frames.
+WAV (RIFF, RF64, W64), AIFF, CAF and AU declare how many bytes of sound there are, Ogg marks its last page and
+numbers and sums up the others, MP3 counts its frames where the encoder knew them; FLAC is checked by its decoder. What
+cannot be seen: an MP3 without a count, or a WAV of unknown length, that ends between two frames.
+
+Streams are written before their length is known: a WAV whose length is about 2 GiB or 4 GiB (``sox``, ``espeak-ng`` and
+``ffmpeg`` into a pipe), an AU's or CAF's of -1, lasts until the end of the file.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 
-UNKNOWN = 0x7FFFF000  # sizes from here on are what programs write that do not know: sox, ffmpeg, espeak-ng
-_W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
+UNKNOWN = 0x7FFFF000
+"""The least length of a WAV that stands for an unknown one, if the file is shorter."""
+SOUNDS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
+"""How the streams of an Ogg begin that hold sound."""
+TAILS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
+"""How the tags begin that follow the frames of an MP3."""
 
-
-def check_whole(content: bytes) -> None:
-    """Raise a :class:`ValueError` that says how, if these bytes of a file are cut short, or more than one recording."""
-    for magic, check in _CHECKS:
-        if content.startswith(magic):
-            try:
-                check(content)
-            except struct.error:
-                raise ValueError("it is cut short: its header is not whole") from None
-
-
-def without_tag(content: bytes) -> bytes:
-    """A file's bytes without the ID3v2 tags in front of it, whatever format it is."""
-    while content.startswith(b"ID3") and len(content) > 10 and all(byte < 0x80 for byte in content[6:10]):
-        size = int.from_bytes(bytes(content[6:10]), "big")
-        size = (size & 0x7F) | (size & 0x7F00) >> 1 | (size & 0x7F0000) >> 2 | (size & 0x7F000000) >> 3
-        content = content[10 + size + (10 if content[5] & 0x10 else 0) :]
-    return content
-
-
-def _cut(declared: int, there: int) -> ValueError:
-    return ValueError(f"it is cut short: it declares {declared} bytes of sound and has {max(there, 0)}")
-
-
-def _joined() -> ValueError:
-    return ValueError("it holds two recordings, one after the other, of which decoders read one: split it")
-
-
-def _check_size(content: bytes, start: int, size: int, magic: bytes) -> None:
-    """The sound begins at ``start`` and is ``size`` bytes long; no file of the same kind may follow."""
-    there = len(content) - start
-    if size == 0 and there > 1:
-        raise ValueError(f"its header declares no data, though {there} bytes follow: it was never finished")
-    if size < UNKNOWN and there < size:
-        raise _cut(size, there)
-    if size < UNKNOWN and magic in (content[start + size :][:4], content[start + size + 1 :][:4]):
-        raise _joined()
-
-
-def _chunks(content: bytes, start: int, order: str, size: str = "I") -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and size of the chunks of an IFF-like file."""
-    width = 4 + struct.calcsize(size)
-    while start + width <= len(content):
-        (length,) = struct.unpack_from(order + size, content, start + 4)
-        yield content[start : start + 4], start + width, length
-        start += width + length + (length & 1 if size == "I" else 0)
-
-
-def _check_wave(content: bytes) -> None:
-    order, large = ">" if content[:4] == b"RIFX" else "<", None
-    for name, start, size in _chunks(content, 12, order):
-        if name == b"ds64" and len(content) >= start + 16:
-            (large,) = struct.unpack_from("<Q", content, start + 8)
-        if name == b"data":
-            size = large if large is not None and size == 0xFFFFFFFF else size
-            _check_size(content, start, size, content[:4])
-            end = start + size + (size & 1)
-            if size < UNKNOWN and any(name == content[:4] for name, _, _ in _chunks(content, end, order)):
-                raise _joined()
-            return
-
-
-def _check_w64(content: bytes) -> None:
-    start = 40
-    while start + 24 <= len(content):
-        (size,) = struct.unpack_from("<Q", content, start + 16)
-        if content[start : start + 16] == _W64_DATA:
-            _check_size(content, start + 24, size - 24, content[:4])
-        if size < 24 or content[start : start + 16] == _W64_DATA:
-            return
-        start += (size + 7) // 8 * 8
-
-
-def _check_aiff(content: bytes) -> None:
-    for name, start, size in _chunks(content, 12, ">"):
-        if name == b"SSND":
-            _check_size(content, start, size, b"FORM")
-            end = start + size + (size & 1)
-            if any(name == b"FORM" for name, _, _ in _chunks(content, end, ">")):
-                raise _joined()
-            return
-
-
-def _check_caf(content: bytes) -> None:
-    for name, start, size in _chunks(content, 8, ">", "Q"):
-        if name == b"data":
-            _check_size(content, start, size, b"caff")
-            return
-
-
-def _check_au(content: bytes) -> None:
-    if len(content) >= 24:
-        order = ">" if content[:4] == b".snd" else "<"
-        start, size = struct.unpack_from(order + "II", content, 4)
-        _check_size(content, start, size, content[:4])
-
-
-def _check_flac(content: bytes) -> None:
-    if len(re.findall(rb"fLaC[\x00\x80]\x00\x00\x22", content)) > 1:
-        raise _joined()
-
-
-def _check_ogg(content: bytes) -> None:
-    """Streams begin together, and each ends with a page that says so."""
-    at, open_streams, begun = 0, set[int](), False
-    while content[at : at + 4] == b"OggS" and at + 27 <= len(content):
-        flags, serial, segments = content[at + 5], content[at + 14 : at + 18], content[at + 26]
-        lengths = content[at + 27 : at + 27 + segments]
-        stream = int.from_bytes(serial, "little")
-        if flags & 2 and begun:
-            raise _joined()
-        begun = begun or not flags & 2
-        open_streams.add(stream)
-        at += 27 + segments + sum(lengths)
-        if at > len(content) or len(lengths) < segments:
-            raise ValueError("it is cut short: its last page is not whole")
-        if flags & 4:
-            open_streams.discard(stream)
-    if open_streams:
-        raise ValueError("it is cut short: the page that ends it is missing")
-
-
-_KBITS = {  # by (MPEG 1, layer 3): layers 1 and 2 are no MP3
-    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_WAV = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE", re.DOTALL)
+_BITRATES = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+"""Of an MP3's version (2 for 2.5 too) and layer, kbit/s."""
 
 
-def _mp3_frame(header: bytes) -> tuple[int, int] | None:
-    """Bytes of an MPEG layer 3 frame, and where in it the first frame's tag is; None if this is no header of one."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
-        return None
-    version, bits, rate, mono = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3, header[3] >> 6 == 3
-    if version == 1 or bits in (0, 15) or rate == 3:
-        return None
-    first = version == 3
-    size = (144 if first else 72) * _KBITS[first][bits] * 1000 // _RATES[version][rate] + (header[2] >> 1 & 1)
-    return size, 4 + ((17 if mono else 32) if first else (9 if mono else 17))
+def whole(file: bytes) -> bytes:
+    """The recording without ID3 tags in front of it.
+
+    Raises:
+        ValueError: it is cut short, something is missing in it, or another recording follows.
+    """
+    while file[:3] == b"ID3" and len(file) >= 10:
+        size = 10 + sum((byte & 127) << 7 * (3 - at) for at, byte in enumerate(file[6:10])) + 10 * bool(file[5] & 16)
+        if size >= len(file):
+            raise ValueError("it ends within its ID3 tag")
+        file = file[size:]
+    if file[:4] in (b"RIFF", b"RIFX", b"RF64"):
+        _wav(file)
+    elif file[:4] == b"riff":
+        _w64(file)
+    elif file[:4] == b"FORM":
+        _chunks(file, 12, ">I", b"SSND", b"FORM")
+    elif file[:4] == b"caff":
+        _caf(file)
+    elif file[:4] in (b".snd", b"dns."):
+        _au(file)
+    elif file[:4] == b"OggS":
+        _ogg(file)
+    elif file[:4] == b"fLaC":
+        _alone(file, b"fLaC\0\0\0\x22")
+        if not int.from_bytes(file[21:26], "big") & 0xFFFFFFFFF:  # samples, 36 bits
+            raise ValueError("it was written into a pipe and does not say how long it is: decode it and encode it anew")
+    else:
+        file = file.lstrip(b"\0")  # what ID3 tags leave for changes
+        _mp3(file)
+    return file
 
 
-def _check_mp3(content: bytes) -> None:
-    """Count frames; the first may say how many there are."""
-    at, frames, declared = 0, 0, None
-    while found := _mp3_frame(content[at : at + 4]):
-        size, tag = found
-        if at + size > len(content):
-            raise ValueError("it is cut short: its last frame is not whole")
-        if content[at + tag : at + tag + 4] in (b"Xing", b"Info"):
-            if frames:
-                raise _joined()
-            flags, count = struct.unpack_from(">II", content, at + tag + 4)
-            declared = count if flags & 1 else None
-            frames -= 1  # this one holds no sound
-        frames += 1
+def _declared(size: int, found: int) -> None:
+    if size > found:
+        raise ValueError(f"it is cut short: {size} bytes of sound are declared, {max(found, 0)} are there")
+
+
+def _chunks(file: bytes, at: int, size_of: str, sound: bytes, another: bytes, large: int | None = None) -> None:
+    """Walk chunks of a name of 4 bytes, a size and contents of an even number of bytes."""
+    heard = False
+    while at + 8 <= len(file):
+        name, (size,) = file[at : at + 4], struct.unpack_from(size_of, file, at + 4)
+        begin = at + 8
+        if name == another:
+            raise ValueError("another recording follows in it")
+        if name == sound:
+            if heard:
+                raise ValueError("another recording follows in it")
+            heard = True
+            found = len(file) - begin
+            if size == 0xFFFFFFFF and large is not None:
+                size = large
+            if another != b"FORM" and size > found and UNKNOWN <= size <= 0xFFFFFFFF:
+                if _WAV.search(file, begin):
+                    raise ValueError("another recording follows in it")
+                return
+            if size == 0 < found:
+                raise ValueError(f"no sound is declared, though {found} bytes follow: it was not closed when written")
+            _declared(size, found)
+            if file[begin + size : begin + size + 4] == another:  # without the byte that makes it even
+                raise ValueError("another recording follows in it")
+        at = begin + size + size % 2
+
+
+def _wav(file: bytes) -> None:
+    large = None
+    if file[:4] == b"RF64" and file[12:16] == b"ds64" and len(file) >= 36:
+        (large,) = struct.unpack_from("<Q", file, 28)
+    _chunks(file, 12, ">I" if file[:4] == b"RIFX" else "<I", b"data", file[:4], large)
+
+
+def _w64(file: bytes) -> None:
+    """Names of 16 bytes, sizes of 8 that count themselves and the name, on multiples of 8."""
+    _alone(file, file[:16])
+    at = 40
+    while at + 24 <= len(file):
+        (size,) = struct.unpack_from("<Q", file, at + 16)
+        if file[at : at + 4] == b"data":
+            _declared(size - 24, len(file) - at - 24)
+        at += max(size + -size % 8, 24)
+    _ended(file, struct.unpack_from("<Q", file.ljust(24, b"\0"), 16)[0])
+
+
+def _caf(file: bytes) -> None:
+    _alone(file, b"caff\0\1\0\0desc")
+    at = 8
+    while at + 12 <= len(file):
+        (size,) = struct.unpack_from(">q", file, at + 4)
+        if size < 0:
+            return
+        if file[at : at + 4] == b"data":
+            _declared(size, len(file) - at - 12)
+        at += 12 + size
+
+
+def _au(file: bytes) -> None:
+    begin, size = struct.unpack_from(">II" if file[:4] == b".snd" else "<II", file.ljust(12, b"\0"), 4)
+    _alone(file, file[:8])
+    if size != 0xFFFFFFFF:
+        _declared(size, len(file) - begin)
+        _ended(file, begin + size)
+
+
+def _alone(file: bytes, start: bytes) -> None:
+    """That what recordings of its kind start with is there once."""
+    if file.find(start, len(start)) >= 0:
+        raise ValueError("another recording follows in it")
+
+
+def _ended(file: bytes, end: int) -> None:
+    """That nothing stands where the decoder would take it for sound."""
+    if len(file) > end + 8:
+        raise ValueError(f"{len(file) - end} bytes follow its end")
+
+
+def _ogg(file: bytes) -> None:
+    """Pages of the one stream of sound: numbered, whole, and the last one marked as such."""
+    at, sound, number, last, begun = 0, None, 0, False, False
+    while at < len(file):
+        segments = file[at + 27 : at + 27 + file[at + 26]] if at + 27 <= len(file) else b""
+        begin = at + 27 + len(segments)
+        end = begin + sum(segments)
+        if file[at : at + 4] != b"OggS":
+            if last:
+                return  # a tag
+            raise ValueError(f"it is damaged {len(file) - at} bytes before its end")
+        if at + 27 > len(file) or len(segments) < file[at + 26] or end > len(file):
+            raise ValueError("it is cut short within its last page")
+        flags, _, serial, count, checksum = struct.unpack_from("<BqIII", file, at + 5)
+        if _checksum(file[at : at + 22] + b"\0\0\0\0" + file[at + 26 : end]) != checksum:
+            raise ValueError(f"it is damaged {len(file) - at} bytes before its end")
+        if flags & 2:
+            if begun:
+                raise ValueError("another recording follows in it")
+            if file[begin:end].startswith(SOUNDS):
+                if sound is not None:
+                    raise ValueError("it holds several streams of sound")
+                sound, number = serial, count
+        else:
+            begun = True
+        if serial == sound:
+            if count != number:
+                raise ValueError(f"its page {number} is missing")
+            number, last = number + 1, bool(flags & 4)
+        at = end
+    if sound is not None and not last:
+        raise ValueError("it is cut short: its last page is missing")
+
+
+def _checksum(page: bytes) -> int:
+    """CRC-32 as Ogg has it, with the highest bit first: that of zlib on mirrored bits."""
+    found = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(found.to_bytes(4, "little").translate(_REVERSED), "big")
+
+
+def _mp3(file: bytes) -> None:
+    """Frame by frame, as many as the first declares if it does, the last one whole."""
+    frames, declared, end = 0, None, 0
+    for frames, (begin, end) in enumerate(_frames(file), 1):
+        found = _frame_count(file[begin:end])
+        if found is not None and frames > 1:
+            raise ValueError("another recording follows in it")
+        declared = found if frames == 1 else declared
+    if not frames:
+        if len(file) > 1 and file[0] == 0xFF and file[1] >= 0xE0:
+            raise ValueError("it begins with no frame of an MP3 that says how long it is")
+        return
+    rest = file[end:]
+    if end > len(file) or (declared is not None and frames < declared):
+        counted = "" if declared is None else f": {declared} frames are declared, {frames} are there"
+        raise ValueError(f"it is cut short{counted or ' within its last frame'}")
+    if declared is not None and frames > declared + 1:  # the frame that declares is counted by some
+        raise ValueError("another recording follows in it")
+    if b"ID3" in rest or (declared is None and rest.strip(b"\0") and not rest.startswith(TAILS)):
+        raise ValueError(f"it is damaged, or another recording follows, {len(rest)} bytes before its end")
+
+
+def _frames(file: bytes) -> Iterator[tuple[int, int]]:
+    """Begin and end of each frame; the last may end behind the file."""
+    at = 0
+    while at + 4 <= len(file) and (size := _frame_size(file[at : at + 4])):
+        yield at, at + size
         at += size
-        if content[at : at + 3] == b"ID3":
-            raise _joined()
-    if declared is not None and frames < declared:
-        raise ValueError(f"it is cut short: it declares {declared} frames and has {frames}")
-    if declared is not None and frames > declared + 1:
-        raise _joined()
 
 
-_CHECKS: tuple[tuple[bytes, Callable[[bytes], None]], ...] = (
-    (b"RIFF", _check_wave),
-    (b"RIFX", _check_wave),
-    (b"RF64", _check_wave),
-    (b"BW64", _check_wave),
-    (b"riff", _check_w64),
-    (b"FORM", _check_aiff),
-    (b"caff", _check_caf),
-    (b".snd", _check_au),
-    (b"dns.", _check_au),
-    (b"fLaC", _check_flac),
-    (b"OggS", _check_ogg),
-    (b"\xff", _check_mp3),
-)
+def _frame_size(head: bytes) -> int:
+    """Bytes of a frame with this header, 0 if it is none or does not say."""
+    sync, rest = head[0] << 3 | head[1] >> 5, head[2]
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    if sync != 0x7FF or version == 1 or layer == 4 or rest >> 4 in (0, 15) or rest >> 2 & 3 == 3:
+        return 0
+    halved = version != 3
+    kilobits = _BITRATES[(2 if halved else 1, layer)][(rest >> 4) - 1]
+    rate = (44100, 48000, 32000)[rest >> 2 & 3] // {3: 1, 2: 2, 0: 4}[version]
+    padding = rest >> 1 & 1
+    if layer == 1:
+        return (12000 * kilobits // rate + padding) * 4
+    return (72000 if halved and layer == 3 else 144000) * kilobits // rate + padding
+
+
+def _frame_count(frame: bytes) -> int | None:
+    """How many frames follow, by the header that encoders of variable rates put into the first."""
+    if frame[36:40] == b"VBRI" and len(frame) >= 54:
+        return int(struct.unpack_from(">I", frame, 50)[0])
+    mono = len(frame) > 3 and frame[3] >> 6 == 3
+    at = 4 + ((17 if mono else 32) if len(frame) > 1 and frame[1] >> 3 & 3 == 3 else (9 if mono else 17))
+    if frame[at : at + 4] in (b"Xing", b"Info") and len(frame) >= at + 12 and frame[at + 7] & 1:
+        return int(struct.unpack_from(">I", frame, at + 8)[0])
+    return None

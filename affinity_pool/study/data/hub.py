@@ -11,14 +11,14 @@
     corpora/saved::test                     what save_to_disk wrote
 
 as in ``affinity-pool eval --data openslr/librispeech_asr:clean:test``. Only the files of the split are downloaded.
-FLEURS itself has a loading script, which `datasets` 4 does not run; the Hub keeps a copy in Parquet of such data sets,
-in the branch ``refs/convert/parquet``. No Hub was at hand where this was written.
+`datasets` 4 runs no loading script, which FLEURS has: the Hub keeps a copy in Parquet of such data sets, in the branch
+``refs/convert/parquet``. No Hub was at hand where this was written.
 
 Columns are found by the names in ``COLUMNS``. Where there is a ``translation`` the task is "translate": that column is
-the reference, and its language is the second of a configuration such as "en_zh-CN"; of a column that holds several
-languages that one is taken. A model that wants more of a prompt
-gets it by ``--prompt``, such as "Translate the speech into Chinese." Else the task is "transcribe". LibriSpeech, which
-has no column for its language, is English. Ids are those of the data set, with "#row" where several rows share one, as
+the reference, and its language is the second of a configuration such as "en_zh-CN". A model that wants more of a prompt
+gets it by ``--prompt``, such as "Translate the speech into Chinese." Else the task is "transcribe". A
+``translation`` with a text for each language gives that of the configuration. LibriSpeech, which has no column for its
+language, is English. Ids are those of the data set, with "#row" where several rows share one, as
 in FLEURS, or the numbers of the rows.
 
 `datasets` is asked for the bytes of a recording alone, which soundfile decodes: torchcodec is not needed.
@@ -54,9 +54,8 @@ class Row:
     recordings: Any
     """The data set's audio column, not decoded."""
     index: int
-
-    folder: Path = Path()
-    """That paths are relative to."""
+    folder: Path
+    """What paths are relative to."""
 
     @property
     def identity(self) -> tuple[str, int]:
@@ -66,13 +65,13 @@ class Row:
     def __call__(self) -> Path | bytes:
         try:
             found = self.recordings[self.index]["audio"]
-        except Exception as error:  # of `datasets`, pyarrow or a file system
-            raise InputError(f"row {self.index} cannot be read: {_reason(error)}") from error
-        if isinstance(found, str):
-            return self.folder / found
-        if found is None or (found["bytes"] is None and not found["path"]):
+        except Exception as error:  # whatever the readers of `datasets` raise
+            raise InputError(f"row {self.index} cannot be read: {error}") from error
+        if isinstance(found, dict):
+            found = found.get("bytes") if found.get("bytes") is not None else found.get("path")
+        if not found:
             raise InputError(f"row {self.index} has no recording")
-        return Path(found["path"]) if found["bytes"] is None else found["bytes"]
+        return found if isinstance(found, bytes) else self.folder / found
 
 
 def open_dataset(spec: str) -> list[Utterance]:
@@ -84,55 +83,24 @@ def open_dataset(spec: str) -> list[Utterance]:
     name, config, split, *more = [*spec.split(":"), "", ""]
     if not name or len(more) > 2 or any(more):
         raise InputError(f"a data set is given as ID[@REVISION][:CONFIG[:SPLIT]], got {spec!r}")
-    if Path(name).is_dir():
-        datasets.disable_progress_bars()  # a download deserves one, reading a folder does not
+    folder = Path(name)
     try:
+        if folder.is_dir():
+            datasets.disable_progress_bars()  # a download deserves one, reading a folder does not
         rows = _load(name, config, split)
-        columns = {
-            kind: next((name for name in names if name in rows.features), None) for kind, names in COLUMNS.items()
-        }
-        if columns["audio"] is None:
-            raise InputError(f"{spec} has no column 'audio', only {', '.join(rows.features)}")
-        recordings = _recordings(spec, rows.select_columns(["audio"]))
-        return _utterances(spec, config, rows, columns, recordings)
+        if not len(rows):
+            raise InputError(f"{spec} has no rows")
+        return _utterances(spec, config, rows, folder if folder.is_dir() else Path())
     except InputError:
         raise
-    except Exception as error:  # data sets come with builders of their own, which raise anything
-        raise InputError(f"cannot open {spec}, which is no manifest, as a data set: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong at the bottom, and what would do where that is known."""
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None and cause not in causes:
-        causes.append(cause)
-    if any(isinstance(cause, ImportError) and "torchcodec" in str(cause) for cause in causes):
-        return (
-            "`datasets` reads folders of recordings and webdatasets through torchcodec alone: write a manifest (JSON "
-            'lines of {"audio": PATH, "text": ...}), or Parquet files'
-        )
-    said = next((line for line in str(causes[-1]).splitlines() if line), type(causes[-1]).__name__)
-    if "scripts are no longer supported" in said:
-        said += (
-            ": a data set with a loading script has to be had as Parquet files, as in the Hub's own copies, "
-            "ID@refs/convert/parquet:CONFIG:SPLIT"
-        )
-    return said
-
-
-def _recordings(spec: str, column: Any) -> Any:
-    """The audio column, not decoded: dictionaries of bytes and path, or paths."""
-    import datasets
-
-    kind = column.features["audio"]
-    if getattr(kind, "dtype", None) in ("string", "large_string"):
-        return column
-    if not isinstance(kind, datasets.Audio) and not {"bytes", "path"} <= set(kind if isinstance(kind, dict) else ()):
-        raise InputError(
-            f"{spec} has no recordings in its column 'audio', which must hold files (datasets.Audio, or bytes and "
-            f"path) or paths, but is {str(kind)[:200]}"
-        )
-    return column.cast_column("audio", datasets.Audio(decode=False))
+    except Exception as error:  # `datasets`, pyarrow and the Hub's client raise errors of every kind
+        cause = error.__cause__ or error
+        reason = str(cause) or type(cause).__name__
+        if isinstance(cause, ImportError):
+            reason = f"{reason.rstrip('.')}, or write a manifest, which needs no other package: a line a recording"
+        elif "scripts are no longer supported" in reason:
+            reason += "; the Hub's copy in Parquet can be read, ID@refs/convert/parquet:CONFIG:SPLIT"
+        raise InputError(f"cannot open {spec}, which is no manifest, as a data set: {reason}") from error
 
 
 def _load(name: str, config: str, split: str) -> Any:
@@ -142,20 +110,27 @@ def _load(name: str, config: str, split: str) -> Any:
     folder = Path(name)
     if (folder / "state.json").is_file():
         rows = datasets.load_from_disk(name)
-        own = None if rows.split is None else str(rows.split)
-        if split and split != own:
-            known = f"the split {own} alone" if own else "no splits"
-            raise InputError(f"{name} has {known}, and {split!r} is asked for: leave it out")
-        return rows
+        only = str(rows.split) if rows.split is not None else ""
+        if split not in ("", only):
+            raise InputError(f"{name} has {f'the split {only} alone' if only else 'no splits'}, got {split!r}")
+        return _without_config(rows, name, config)
     if (folder / "dataset_dict.json").is_file():
         saved = datasets.load_from_disk(name)
-        return saved[_chosen(split, list(saved), name)]
-    name, _, revision = (name, "", "") if folder.exists() else name.partition("@")
+        return _without_config(saved[_chosen(split, list(saved), name)], name, config)
+    # of "." and the like `datasets` makes no name
+    name, _, revision = (str(folder.resolve()), "", "") if folder.is_dir() else name.partition("@")
     builder = datasets.load_dataset_builder(name, config or None, revision=revision or None)
     files = builder.config.data_files
     split = _chosen(split, [str(key) for key in files], name)
     # asked for one split, load_dataset prepares them all: LibriSpeech's training data for its test set
     return datasets.load_dataset(builder.name, data_files={split: list(files[split])}, split=split)
+
+
+def _without_config(rows: Any, name: str, config: str) -> Any:
+    """A saved data set is of one configuration; only a pair of languages says something of it."""
+    if config not in ("", "default", rows.info.config_name) and not _PAIR.fullmatch(config):
+        raise InputError(f"{name} was saved without configurations, got {config!r}")
+    return rows
 
 
 def _chosen(split: str, splits: list[str], name: str) -> str:
@@ -166,26 +141,22 @@ def _chosen(split: str, splits: list[str], name: str) -> str:
     return split
 
 
-def _utterances(spec: str, config: str, rows: Any, columns: dict[str, str | None], recordings: Any) -> list[Utterance]:
+def _utterances(spec: str, config: str, rows: Any, folder: Path) -> list[Utterance]:
+    columns = {kind: next((name for name in names if name in rows.features), None) for kind, names in COLUMNS.items()}
     pair = _PAIR.fullmatch(config)
+    target = pair[1] if pair else None
 
     def values(kind: str) -> list[str | None]:
         column = columns[kind]
-        if column is None:
-            return [None] * len(rows)
-        names = getattr(rows.features[column], "names", None)  # of a ClassLabel
-        return [
-            names[value] if names and isinstance(value, int) else _text(spec, column, value, pair and pair[1], kind)
-            for value in rows[column]
-        ]
+        return [None] * len(rows) if column is None else _texts(spec, rows, column, target)
 
-    folder = Path(spec.partition(":")[0])
+    recordings = _recordings(spec, rows)
     numbers = [str(index) for index in range(len(rows))]
     ids = unique(
         [id or number for id, number in zip(values("id"), numbers, strict=True)], [f"#{number}" for number in numbers]
     )
     if columns["translation"]:
-        task, texts, languages = TRANSLATE, values("translation"), [pair[1] if pair else None] * len(rows)
+        task, texts, languages = TRANSLATE, values("translation"), [target] * len(rows)
     else:
         english = "en" if "librispeech" in spec.lower() else None
         task, texts = TASK, values("text")
@@ -196,26 +167,40 @@ def _utterances(spec: str, config: str, rows: Any, columns: dict[str, str | None
     ]
 
 
-def _text(spec: str, column: str, value: Any, language: str | None, kind: str) -> str | None:
-    """A column's entry as text.
+def _recordings(spec: str, rows: Any) -> Any:
+    """The audio column: files, their bytes, or their paths."""
+    import datasets
 
-    Raises:
-        InputError: it is a reference and no text, nor translations one of which is in ``language``.
-    """
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)  # the answer to "how many"
-    if kind not in ("text", "translation"):
-        return None
-    if not isinstance(value, dict) or kind == "text":
-        raise InputError(f"{spec} has {type(value).__name__}s in its column {column!r}, which must hold texts")
-    # {"en": ..., "de": ...}, or {"language": ["en", "de"], "translation": [..., ...]}
-    names, texts = value.get("language"), value.get("translation")
-    of = dict(zip(names, texts, strict=False)) if isinstance(names, list) and isinstance(texts, list) else value
-    if language not in of:
-        raise InputError(
-            f"{spec} has {', '.join(map(str, of))} in its column {column!r}: say which is the reference by a "
-            f"configuration of two languages, as ID:{'_'.join(map(str, [*of, *of][:2]))}, the second being that one"
-        )
-    return _text(spec, column, of[language], None, "text")
+    if "audio" not in rows.features:
+        raise InputError(f"{spec} has no column 'audio', only {', '.join(rows.features)}")
+    kind, column = rows.features["audio"], rows.select_columns(["audio"])
+    if isinstance(kind, datasets.Audio):
+        return column.cast_column("audio", datasets.Audio(decode=False))
+    if isinstance(kind, dict):
+        known = kind.keys() <= {"bytes", "path"}
+    else:
+        known = getattr(kind, "dtype", None) in ("null", "string", "large_string", "binary", "large_binary")
+    if not known:
+        raise InputError(f"{spec}: the column 'audio' must hold files, their bytes or their paths, but holds {kind}")
+    return column
+
+
+def _texts(spec: str, rows: Any, column: str, language: str | None) -> list[str | None]:
+    """A column of strings, whole numbers, labels, or (in ``language``) translations."""
+    kind = rows.features[column]
+    names = getattr(kind, "names", None)  # of a ClassLabel
+    if names:
+        return [None if value is None else names[value] if 0 <= value < len(names) else None for value in rows[column]]
+    languages = getattr(kind, "languages", None) or (list(kind) if isinstance(kind, dict) else [])  # of a Translation
+    if column in COLUMNS["translation"] and languages:
+        if language not in languages:
+            raise InputError(
+                f"{spec}: {column!r} has texts in {', '.join(languages)}: give a pair that ends in one of them as the "
+                f"configuration, as ID:xx_{languages[0]}"
+            )
+        found = [None if value is None else value[language] for value in rows[column]]
+        if all(value is None or isinstance(value, str) for value in found):
+            return found
+    elif re.fullmatch(r"null|(large_)?string|string_view|u?int\d+", str(getattr(kind, "dtype", None))):
+        return [None if value is None else str(value) for value in rows[column]]
+    raise InputError(f"{spec}: the column {column!r} must hold texts, but holds {kind}")

@@ -15,6 +15,7 @@ is not: :meth:`Utterance.load` says so, and a run counts it as a problem of that
 from __future__ import annotations
 
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from typing import Any, NamedTuple
 
 from .. import InputError
 from ..metrics.tasks import METRICS
-from .audio import Audio, load_audio
+from .audio import LONGEST, Audio, load_audio
+from .files import contents
 
 SHOWN = 10  # bad lines named in one error
-SHOWN_LENGTH = 300  # characters of each
-LONGEST = 1e9  # seconds at which a word may end
+LONG = 80  # characters of a value that messages quote whole
 TASK = "transcribe"  # of recordings that name none
 
 
@@ -63,12 +64,10 @@ class Utterance:
         """The recording at ``rate`` samples a second.
 
         Raises:
-            InputError: it is missing, unreadable, too short, silent or not finite. Bad data raises nothing else.
+            InputError: it is missing or cannot be used (see :func:`.load_audio`). Bad data raises nothing else.
         """
-        if isinstance(self.audio, Path):
-            return load_audio(self.audio, rate)
-        found = self.audio()
-        return load_audio(found, rate, None if isinstance(found, Path) else self.id)
+        source = self.audio if isinstance(self.audio, Path) else self.audio()
+        return load_audio(source, rate, None if isinstance(source, Path) else self.id)
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -78,29 +77,31 @@ def read_manifest(path: Path) -> list[Utterance]:
     where they share that too.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"the manifest {path} is no file")
-        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, ValueError) as error:  # a ValueError is a byte that is no UTF-8, or a NUL in the name
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot read the manifest {path}: {error}; it must be JSON lines in UTF-8") from error
+        lines = contents(path).decode("utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read the manifest {path}: it is not UTF-8: {error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the manifest {path}: {error}") from error
     entries: dict[int, dict[str, Any]] = {}
     bad = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            entries[number] = _checked(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            bad.append(f"  line {number}: {shortened(str(error))}")
+            entries[number] = _checked(json.loads(line, object_pairs_hook=_once, parse_constant=_no_number))
+        except RecursionError:
+            bad.append(f"  line {number}: its brackets are nested too deeply")
+        except ValueError as error:
+            bad.append(f"  line {number}: {error}")
     if bad:
         more = [f"  and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-        raise InputError("\n".join([f"{path}: {len(bad)} of {len(lines)} lines cannot be used", *bad[:SHOWN], *more]))
+        form = "" if entries else ': every line must be a JSON object such as {"audio": "clip.wav"}'
+        head = f"{path}: {len(bad)} of {len(lines)} lines cannot be used{form}"
+        raise InputError("\n".join([head, *bad[:SHOWN], *more]))
     if not entries:
         raise InputError(f"the manifest {path} is empty")
     ids = unique(
-        [_printable(str(PurePosixPath(entry["audio"]).with_suffix(""))) for entry in entries.values()],
+        [_as_text(str(PurePosixPath(entry["audio"]).with_suffix(""))) for entry in entries.values()],
         [f"/{entry['task']}" for entry in entries.values()],
         [f"#{number}" for number in entries],
     )
@@ -110,8 +111,8 @@ def read_manifest(path: Path) -> list[Utterance]:
     ]
 
 
-def _printable(name: str) -> str:
-    """A name whose bytes are no UTF-8 as text, for files and pages hold text."""
+def _as_text(name: str) -> str:
+    """A name whose bytes are no UTF-8, for files and pages hold text."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -127,18 +128,38 @@ def unique(names: Sequence[str], *suffixes: Sequence[str]) -> list[str]:
     return names if len(set(names)) == len(names) else unique(names, suffixes[-1])
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, each of whose keys stands there once."""
+    again = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if again:
+        raise ValueError(f"{_short(again[0])} stands there more than once")
+    return dict(pairs)
+
+
+def _no_number(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")
+
+
+def _short(value: Any) -> str:
+    """A value as messages quote it."""
+    return reprlib.repr(value) if not isinstance(value, str) or len(value) > LONG else repr(value)
+
+
 def _checked(entry: Any) -> dict[str, Any]:
     """The fields of an utterance, ``audio`` as it is written."""
     if not isinstance(entry, dict):
-        raise ValueError(f"expected a JSON object, got {type(entry).__name__}: a line is one recording")
+        raise ValueError(f"expected a JSON object, got {type(entry).__name__}")
     for key in ("audio", "text", "task", "language", "source", "metric"):
-        if not isinstance(entry.get(key, ""), str) and not (entry[key] is None and key != "audio"):
-            raise ValueError(f"{key} must be a string, got {shortened(repr(entry[key]))}")
-        _check_text(key, entry.get(key))
-    if not entry.get("audio", "").strip("/."):
+        value = entry.get(key, "")
+        if not isinstance(value, str) and not (value is None and key != "audio"):
+            raise ValueError(f"{key} must be a string, got {_short(value)}")
+        _encodable(key, value or "")
+    if PurePosixPath(entry.get("audio", "")).name in ("", ".."):
         raise ValueError("audio, the path of the recording, is missing")
+    if "\0" in entry["audio"]:
+        raise ValueError(f"audio must be a path, got {_short(entry['audio'])}, which has a NUL in it")
     if entry.get("metric") not in (None, *METRICS):
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {entry['metric']!r}")
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {_short(entry['metric'])}")
     return {
         "audio": entry["audio"],
         "text": entry.get("text"),
@@ -150,39 +171,30 @@ def _checked(entry: Any) -> dict[str, Any]:
     }
 
 
-def _check_text(key: str, text: str | None) -> None:
-    """Refuse half a character, as a cut or twice encoded text holds: no tokenizer and no file can take it.
-
-    In a path it is a byte of a name that is no UTF-8, which is one.
-    """
-    wrong = next((c for c in text or "" if "\ud800" <= c <= "\udfff"), None)
-    if wrong is not None and not (key == "audio" and "\udc80" <= wrong <= "\udcff"):
-        raise ValueError(f"{key} holds half a character, \\u{ord(wrong):04x}, which is no text: {text!r}")
-    if key == "audio" and "\0" in (text or ""):
-        raise ValueError(f"audio holds a NUL, which no path has: {text!r}")
-
-
-def shortened(text: str) -> str:
-    """What fits in a message."""
-    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
+def _encodable(key: str, value: str) -> None:
+    """No tokenizer, file or page takes half of a surrogate pair; in a path it is a byte that is no UTF-8."""
+    try:
+        value.encode("utf-8", "surrogateescape" if key == "audio" else "strict")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key} has a character that is no text: {value[error.start]!r}, a lone surrogate") from error
 
 
 def _words(entries: Any) -> tuple[Word, ...]:
     if not isinstance(entries, list | None):
-        raise ValueError(f"words must be a list, got {shortened(repr(entries))}")
-    words = []
-    for entry in entries or ():
-        match entry:
-            case [str(text), int() | float() as start, int() | float() as end] if _is_span(start, end):
-                _check_text("words", text)
-                words.append(Word(text, float(start), float(end)))
-            case _:
-                raise ValueError(f"words must be [word, start, end] with 0 <= start < end in seconds, got {entry!r}")
+        raise ValueError(f"words must be a list, got {_short(entries)}")
+    words = [_word(entry) for entry in entries or ()]
     if any(later.start < word.start for word, later in pairwise(words)):
         raise ValueError("words must be in the order of their starts")
     return tuple(words)
 
 
-def _is_span(start: float, end: float) -> bool:
-    """Whether both are seconds that a float holds; JSON's true and numbers of a thousand digits are not."""
-    return not isinstance(start, bool) and not isinstance(end, bool) and 0 <= start < end < LONGEST
+def _word(entry: Any) -> Word:
+    match entry:
+        case [str(text), int() | float() as start, int() | float() as end] if (
+            not isinstance(start, bool) and not isinstance(end, bool) and 0 <= start < end <= LONGEST
+        ):
+            _encodable("words", text)
+            return Word(text, float(start), float(end))
+    raise ValueError(
+        f"words must be [word, start, end] with 0 <= start < end <= {LONGEST} in seconds, got {_short(entry)}"
+    )

@@ -35,7 +35,7 @@ def load_judge(spec: str) -> Judge:
         sys.path.append(os.getcwd())
     try:
         judge = pkgutil.resolve_name(spec)
-    except Exception as error:  # importing runs the module, which may raise anything
+    except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
         raise InputError(f"cannot import the judge {spec!r}: {type(error).__name__}: {error}") from error
     if not callable(judge):
         raise InputError(f"the judge {spec!r} must be a function, but is {type(judge).__name__} {judge!r}")
@@ -43,10 +43,11 @@ def load_judge(spec: str) -> Judge:
     @wraps(judge)
     def guarded(question: str, reference: str, answer: str) -> float:
         try:
-            score = float(judge(question, reference, answer))
+            found = judge(question, reference, answer)
+            score = float("nan") if isinstance(found, str | bytes) else float(found)
             if not 0 <= score <= 1:
-                raise ValueError(f"it returned {score:g}, but must return True, False or a number from 0 to 1")
-        except Exception as error:
+                raise ValueError(f"it returned {found!r:.80}, but must return True, False or a number from 0 to 1")
+        except (Exception, SystemExit) as error:
             failure = f"{type(error).__name__}: {error}"
             warnings.warn(f"the judge {spec} failed on the answer {answer!r}, left out: {failure}", stacklevel=2)
             return float("nan")

@@ -14,6 +14,7 @@ from rich.text import Text
 from ...provenance import provenance
 from ..demo import Clip, Cost, Demo, site_name
 from ..metrics.wer import marked
+from .figures import printable
 
 STYLES = {"equal": "", "substitute": "bold red", "insert": "bold red", "delete": "red strike"}
 
@@ -73,9 +74,9 @@ def show(demo: Demo, console: Console) -> None:
     """Print transcripts, costs and what they come to."""
     console.print(_transcripts(demo), "", _costs(demo), "", sep="\n")
     for line in conclusions(demo):
-        console.print(line, style="bold yellow" if "SLOWER" in line else "", markup=False)
+        console.print(_shown(line, "bold yellow" if "SLOWER" in line else ""))
     for note in demo.notes:
-        console.print(f"Note: {note}", style="yellow", markup=False)
+        console.print(_shown(f"Note: {note}", "yellow"))
 
 
 def conclusions(demo: Demo) -> Iterator[str]:
@@ -114,9 +115,9 @@ def _transcripts(demo: Demo) -> Table:
     table = Table.grid(padding=(0, 2))
     for clip in demo.clips:
         asked = "" if clip.prompt == "transcribe" else f", asked: {clip.prompt}"
-        table.add_row(Text(clip.name, "bold"), Text(f"{clip.seconds:.1f} s{asked}", "dim"))
+        table.add_row(_shown(clip.name, "bold"), _shown(f"{clip.seconds:.1f} s{asked}", "dim"))
         if clip.reference is not None:
-            table.add_row(Text("  reference", "dim"), Text(clip.reference))
+            table.add_row(Text("  reference", "dim"), _shown(clip.reference))
         table.add_row(Text("  vanilla", "dim"), _marked(clip, clip.vanilla))
         table.add_row(Text("  pooled", "dim"), _marked(clip, clip.pooled))
     return table
@@ -128,7 +129,12 @@ def compared(clip: Clip, answer: str) -> list[tuple[str, str]]:
 
 
 def _marked(clip: Clip, answer: str) -> Text:
-    return Text(" ").join(Text(word, STYLES[kind]) for word, kind in compared(clip, answer))
+    return Text(" ").join(_shown(word, STYLES[kind]) for word, kind in compared(clip, answer))
+
+
+def _shown(text: str, style: str = "") -> Text:
+    """Text as it is written: no markup, no codes of emoji, nothing that would steer the terminal."""
+    return Text(printable(text), style)
 
 
 def _costs(demo: Demo) -> Table:
@@ -137,7 +143,7 @@ def _costs(demo: Demo) -> Table:
     for header in ("audio tokens", "FLOPs", "KV", "TTFT, ms", "ratio [95 %]"):
         table.add_column(header, justify="right", no_wrap=True)
     for clip in demo.clips:
-        table.add_row(Text(clip.name), *_cells(clip.cost))
+        table.add_row(_shown(clip.name), *_cells(clip.cost))
     table.add_section()
     if len(demo.clips) > 1:
         table.add_row("total", *_cells(demo.cost), style="bold")
@@ -154,7 +160,3 @@ def _cells(cost: Cost) -> list[str]:
         " → ".join(f"{ms:.{0 if ms >= 100 else 1}f}" for ms in (vanilla, pooled)),
         f"{cost.ttft.ratio:.2f} [{low:.2f}, {high:.2f}]",
     ]
-
-
-def _note(note: str) -> Text:
-    return Text(f"Note: {note}", "yellow")

@@ -22,7 +22,7 @@ from matplotlib.patches import FancyBboxPatch
 from ..data.manifest import Word
 from ..groups import Span, containing
 from .drawing import long
-from .figures import UNIT, Chart, style
+from .figures import UNIT, Chart, as_written
 from .palette import LIGHT, Palette
 
 
@@ -75,13 +75,9 @@ def chart(picture: Picture, name: str = "groups", caption: str = "") -> Chart:
     return Chart(name, lambda palette: draw(picture, palette), alt, caption, raster=True)
 
 
+@as_written
 def draw(picture: Picture, palette: Palette = LIGHT) -> Figure:
     """Draw at a scale that keeps single tokens and the words' labels apart; long recordings make wide figures."""
-    with style("groups"):
-        return _drawn(picture, palette)
-
-
-def _drawn(picture: Picture, palette: Palette) -> Figure:
     inner = min(max(picture.end * _inches_a_second(picture.words), NARROWEST), WIDEST)
     low = LOW if any(row.detail for row in picture.rows) else LOWEST
     bars = min(max(ROWS / len(picture.rows), low), ROW) * len(picture.rows)
@@ -106,13 +102,9 @@ def _drawn(picture: Picture, palette: Palette) -> Figure:
 
 
 def _inches_a_second(words: Sequence[Word]) -> float:
-    """Inches a second takes at least; words at one time, as of two speakers, cannot stand side by side in any."""
-    middles = sorted((word.start + word.end, len(word.text)) for word in words)
-    wanted = [
-        (one + other) * LETTER / (later - before)
-        for (before, one), (later, other) in pairwise(middles)
-        if later > before
-    ]
+    """Inches a second takes at least."""
+    labels = sorted((word.start + word.end, len(word.text)) for word in words)  # twice the middle
+    wanted = [(a + b) * LETTER / (later - middle) for (middle, a), (later, b) in pairwise(labels) if later > middle]
     return min(max([SECOND[0], *wanted]), SECOND[1])
 
 

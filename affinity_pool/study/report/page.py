@@ -1,7 +1,7 @@
 """A page: one HTML file with everything in it, light or dark as the reader's system is, and its figures as files.
 
-An experiment says what it found as a ``Page``; nothing here knows any experiment. Text is escaped; in paragraphs,
-findings and captions ``**words**`` are bold and `` `words` `` are code.
+An experiment says what it found as a ``Page``; nothing here knows any experiment. Text is escaped, and U+FFFD stands
+for what HTML cannot hold; in paragraphs, findings and captions ``**words**`` are bold and `` `words` `` are code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .. import folders
-from .figures import Chart
+from .figures import Chart, printable
 from .style import STYLESHEET
 
 
@@ -90,7 +90,7 @@ def write(page: Page, folder: Path) -> list[Path]:
 
 def html(page: Page) -> str:
     """The same page gives the same bytes."""
-    return "\n".join(
+    lines = "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -104,6 +104,7 @@ def html(page: Page) -> str:
             "</html>\n",
         ]
     )
+    return printable(lines)
 
 
 def _wrapped(start: str, lines: Iterator[str], end: str) -> list[str]:

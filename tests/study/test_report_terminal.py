@@ -1,0 +1,54 @@
+"""What a demo prints: text is text, not markup."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from affinity_pool.models import Site
+from affinity_pool.study.demo import Clip, Cost, Demo
+from affinity_pool.study.flops import Flops
+from affinity_pool.study.groups import Span
+from affinity_pool.study.report.demo_page import write
+from affinity_pool.study.report.demo_terminal import show
+from affinity_pool.study.report.groups_picture import Picture, Row
+from affinity_pool.study.ttft import Ttft
+
+FLOPS = Flops(1.0, 1.0, 1.0, 1.0, 0.0)
+COST = Cost(3, (10, 5), (FLOPS, FLOPS), (20, 10), Ttft((1.0,) * 6, (0.9,) * 6))
+
+
+def demo_of(text: str) -> Demo:
+    clips = tuple(Clip(text, 1.0, text, text, text, text, COST) for _ in range(2))
+    picture = Picture(text, np.zeros((8, 10)), 1.0, 0.1, [], [Row("tokens", "", [Span(0, 10)])])
+    return Demo(text, "cpu", "float32", (Site(0, 0.5, 1),), "keep", 6, clips, picture, (f"{text} was cut",))
+
+
+def printed(text: str) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show(demo_of(text), console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "text", ["Interview [dQw4w9WgXcQ]", "a[/b]", "[red]one[/red]", "x [/]", r"\[x]", ":smile:", "[[1]]"]
+)
+def test_names_references_and_notes_are_printed_as_they_are_written(text: str) -> None:
+    lines = printed(text).splitlines()
+    assert sum(line.startswith(text) for line in lines) == 4  # of each clip: above its answers, and its costs
+    assert sum(line.split(maxsplit=1) == ["reference", text] for line in map(str.strip, lines)) == 2
+    assert any(line == f"Note: {text} was cut" for line in lines)
+
+
+@pytest.mark.parametrize("text", ["\udce9t\udce9", "one\x1b[31m\x07 two\x00"])
+def test_names_of_files_that_are_no_text_end_no_demo(text: str, tmp_path: Path) -> None:
+    assert not set("\x1b\x07\0") & set(printed(text))
+    assert printed(text).encode()
+    page, *_, summary = write(demo_of(text), tmp_path)
+    assert "\ufffd" in page.read_text("utf-8")
+    assert json.loads(summary.read_text("utf-8"))["clips"][0]["name"] == text
