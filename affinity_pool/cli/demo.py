@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .application import app, console, explained
-from .options import Device, Dtype, Model, Sites
+from .options import Device, Dtype, Model, Sites, asked
 
 
 @app.command()
@@ -22,7 +22,12 @@ def demo(
     sites: Sites = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", "--task", help="What to ask; also picks the recordings of a manifest by their task."),
+        typer.Option(
+            "--prompt",
+            "--task",
+            help="What to ask; also picks the recordings of a manifest by their task.",
+            callback=asked,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
     runs: Annotated[int, typer.Option(min=6, help="Pairs of timed runs for each recording.")] = 11,

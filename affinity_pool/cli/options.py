@@ -31,7 +31,16 @@ Sites = Annotated[
 ]
 Task = Annotated[str | None, typer.Option(help="Only the recordings of this task; all if left out.")]
 OneTask = Annotated[str, typer.Option(help="Only the recordings of this task.")]
-Prompt = Annotated[str | None, typer.Option(help="What to ask, instead of each recording's own task.")]
+
+
+def asked(prompt: str | None) -> str | None:
+    """A prompt that a tokenizer takes."""
+    if prompt is not None and (not prompt.strip() or any("\ud800" <= letter <= "\udfff" for letter in prompt)):
+        raise typer.BadParameter(f"must be text, and not empty, got {prompt!r}")
+    return prompt
+
+
+Prompt = Annotated[str | None, typer.Option(help="What to ask, instead of each recording's own task.", callback=asked)]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N recordings.")]
 Batch = Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")]
 Longest = Annotated[int, typer.Option(min=1, help="New tokens of an answer, at most; the paper's limit is 256.")]
@@ -54,13 +63,16 @@ Dtype = Annotated[str, typer.Option(help="'auto': float32 on the CPU, the checkp
 def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
     """The values of a list written with commas."""
     try:
-        return [kind(part.strip()) for part in text.split(",")]
+        values = [kind(part.strip()) for part in text.split(",")]
     except ValueError as error:
         if type(error) is not ValueError:  # says more itself
             raise
         raise typer.BadParameter(
             f"{name} must be {kind.__name__}s with commas between them, got {shortened(text)!r}"
         ) from None
+    if any(value in values[:at] for at, value in enumerate(values)):
+        raise typer.BadParameter(f"{name} must be named once each, got {shortened(text)!r}")
+    return values
 
 
 def seconds_of(text: str, name: str) -> list[float]:

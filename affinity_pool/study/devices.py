@@ -15,7 +15,12 @@ def usable_device(name: str | None) -> str:
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts that it has none
+        torch.empty(0, device=name).cpu()  # "meta" holds nothing
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+        ImportError,
+    ) as error:  # torch without CUDA asserts that it has none
         raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name

@@ -58,7 +58,7 @@ def is_begun(folder: Path, facts: dict[str, Any], given: dict[str, str]) -> bool
         InputError: it holds a run with other settings, or one that was given something else under the same names.
     """
     there = read(folder / RUN)
-    if not isinstance(there, dict):
+    if not isinstance(there, dict) or "command" not in there:
         return False
     before = there.pop("given", None)
     before = before if isinstance(before, dict) else {}

@@ -133,12 +133,15 @@ def run(
     mine = [n for n in numbers if n not in done][state.process_index :: state.num_processes]
     if mine:
         own = folder / "parts" / f"{state.process_index}.jsonl"
-        with folders.writing(own, folders.GOES_ON), own.open("a", encoding="utf-8", newline="\n") as part:
+        with folders.writing(own):
+            part = own.open("a", encoding="utf-8", newline="\n")
+        with part:
             part.write("\n" * bool(part.tell()))  # ends a line that a crash cut short
             for number in progress(mine):
-                records = _do_batch(lslm, chosen[number], plan.prompt, work, prepare)
-                part.write(folders.dumps({"batch": number, "records": records}) + "\n")
-                part.flush()
+                line = as_line(number, _do_batch(lslm, chosen[number], plan.prompt, work, prepare))
+                with folders.writing(own, folders.GOES_ON):
+                    part.write(line)
+                    part.flush()
     state.wait_for_everyone()
     done = _parts(folder, chosen)
     if lost := [number for number in numbers if number not in done]:
@@ -171,7 +174,7 @@ def _open(folder: Path, facts: Record, given: dict[str, str], batches: Batches, 
     begun = folders.is_begun(folder, facts, given)
     if not begun:
         folders.clear(folder / "parts")
-    if not begun or not isinstance(began(folder), dict):
+    if not begun or "versions" not in (began(folder) or ()):
         about = provenance(device)
         if begun:
             about["note"] = "the record of the run's beginning was lost; this is of a day when it went on"
@@ -187,9 +190,19 @@ def _parts(folder: Path, batches: Batches) -> dict[int, list[Record]]:
     for part in sorted((folder / "parts").glob("*.jsonl")):
         for entry in folders.read_lines(part):
             match entry:
-                case {"batch": int(number), "records": [*records]} if _are_of(records, batches.get(number, ())):
-                    done[number] = records
+                case {"batch": int(number), "records": [*records], "crc": int(crc)} if crc == _crc(records):
+                    if _are_of(records, batches.get(number, ())):
+                        done[number] = records
     return done
+
+
+def as_line(number: int, records: Sequence[Record]) -> str:
+    """A finished batch as it stands in ``parts/``."""
+    return folders.dumps({"batch": number, "records": records, "crc": _crc(records)}) + "\n"
+
+
+def _crc(records: Sequence[Any]) -> int:
+    return zlib.crc32(folders.dumps(records).encode())
 
 
 def _are_of(records: Sequence[Any], utterances: Sequence[Utterance]) -> bool:
