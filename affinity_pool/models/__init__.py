@@ -1,8 +1,10 @@
 """Affinity Pooling inside Hugging Face speech language models: ``affinity_pool.patch`` and what it is made of.
 
-Forward pre-hooks on decoder layers do all the work; no model code is copied. ``sites`` says where and how strongly to
-pool, ``families`` where a model keeps what the hooks need, ``cache`` what a pooled prefill leaves behind for decoding;
-``kimi_audio`` is for a model that is called otherwise.
+Forward pre-hooks on decoder layers do all the work (``patch``), told by a function around the model's forward what the
+call is (``forward``, ``calls``); no model code is copied. ``sites`` says where and how strongly to pool, ``families``
+where a model keeps what the hooks need, ``modules`` how a model is changed and restored, ``cache`` what a pooled
+prefill leaves behind for decoding, ``refusals`` what cannot work; ``wrappers`` finds the model inside others, and
+``kimi_audio`` is for one that is called otherwise.
 """
 
 try:

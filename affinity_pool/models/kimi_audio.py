@@ -21,7 +21,8 @@ from torch import Tensor
 from .cache import PooledBy, SiteState, check_owner
 from .calls import Call, Continuation, Prefill, current, innermost
 from .families import FAMILIES, Family, language_model
-from .patch import POSITIONS, Handle
+from .forward import POSITIONS
+from .patch import Handle
 
 
 class PooledKeys(tuple[tuple[Tensor, Tensor], ...]):

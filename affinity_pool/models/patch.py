@@ -9,33 +9,28 @@ makes it pool the same groups.
 
 from __future__ import annotations
 
-import copy
-import inspect
 import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .cache import PooledBy, PooledCache, SiteState, cache_of
-from .calls import Call, Continuation, Prefill, current, enter, leave
+from .calls import Call, Continuation, Prefill, current
 from .columns import first_columns, renumber, take_phases
 from .families import Family, family_of
-from .masks import attention_mask, is_supported
+from .forward import POSITIONS, Forward, said_positions, with_positions
+from .masks import attention_mask
 from .modules import Changes, patch_of
+from .refusals import check_decoder, check_prefill
 from .sites import Positions, Site, check_positions, resolve
 from .stats import PrefillStats, SiteRecord, prefill_stats
 from .wrappers import unwrapped
 
 HookResult = tuple[tuple[Any, ...], dict[str, Any]] | None
-
-POSITIONS = "audio_positions"
-"""What a patched model's forward takes besides: ``[B, T]`` bool, which of ``inputs_embeds`` are audio."""
 
 
 def patch(
@@ -79,20 +74,9 @@ def patch(
             "this model is patched already, or shares its decoder with one that is: call remove() on the handle first, "
             "leave its with block, or call affinity_pool.unpatch(model)"
         )
-    kinds = set(getattr(decoder.config, "layer_types", None) or []) - {"full_attention"}
-    if kinds:
-        raise NotImplementedError(
-            f"the decoder has layers of type {', '.join(sorted(kinds))}: pooling changes the number of keys, which "
-            "only full attention follows. Load the model with full attention in every layer (use_sliding_window=False)"
-        )
-    window = getattr(decoder.config, "sliding_window", None)
-    if window is not None and not getattr(decoder.config, "layer_types", None) and window < _longest(decoder):
-        raise NotImplementedError(
-            f"the decoder attends to the last {window} tokens only (config.sliding_window): pooling changes the number "
-            "of keys, which only full attention follows. Set config.sliding_window to None if the model can do without"
-        )
+    check_decoder(decoder)
     found, from_file = resolve(sites, len(decoder.layers))
-    chosen = check_positions("keep" if positions is None and from_file is None else positions or from_file)
+    chosen = check_positions(positions if positions is not None else from_file or "keep")
     return (family.handle or Handle)(model, family, decoder, found, chosen)
 
 
@@ -114,8 +98,7 @@ class Handle:
     def __init__(self, model: Any, family: Family, decoder: Any, sites: tuple[Site, ...], positions: Positions) -> None:
         self.model, self.sites, self.positions = model, sites, positions
         self._family, self._decoder = family, decoder
-        signature = inspect.signature(type(model).forward)  # whatever stands in its place in this very model
-        self.signature = _with_positions(signature.replace(parameters=[*signature.parameters.values()][1:]))
+        self.signature = with_positions(type(model))
         self._records: list[SiteRecord] = []
         self._changes = Changes(self)
         try:
@@ -192,12 +175,12 @@ class Handle:
                 raise ValueError(
                     "audio_positions goes with inputs_embeds, and this call has features: pass one of them"
                 )
-            self._check_prefill(kwargs)
+            check_prefill(kwargs, self._family, self._decoder)
             audio = kwargs["input_ids"] == self._family.audio_token_id(self.model.config)
             return Prefill(audio, kwargs.get("attention_mask"), audio)
-        audio = self._said_positions(kwargs)
+        audio = said_positions(kwargs)
         if audio is not None:
-            self._check_prefill(kwargs)
+            check_prefill(kwargs, self._family, self._decoder)
             return Prefill(audio, kwargs.get("attention_mask"), audio)
         if isinstance(cache, PooledCache):
             cache.check_owner(self)
@@ -216,30 +199,6 @@ class Handle:
         if isinstance(cache, PooledCache) and ids is not None:
             return bool((ids == self._family.audio_token_id(self.model.config)).any())
         return True
-
-    def _said_positions(self, kwargs: dict[str, Any]) -> Tensor | None:
-        """The caller's ``audio_positions``, if this call has embeddings that are audio; None if it has none."""
-        said, ids, embeds = kwargs.get(POSITIONS), kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        if embeds is None:
-            cache = cache_of(kwargs)
-            if said is not None and (cache is None or cache.get_seq_length() == 0):
-                raise ValueError(
-                    "audio_positions goes with inputs_embeds, and this call has none: where there are input_ids their "
-                    "placeholders say what is audio. Without a KV cache generate() cannot go on from inputs_embeds"
-                )
-            return None  # of a prompt whose decoding this is: generate() hands its arguments to every step
-        if ids is not None or (embeds.shape[1] == 1 and said is None):
-            return None
-        if said is None:
-            raise ValueError(
-                "inputs_embeds may hold audio, and pooling cannot see where: pass audio_positions, a [batch, tokens] "
-                "bool mask of the embeddings that are audio (all False if none is), to the model or to generate(), or "
-                "remove the patch"
-            )
-        if not isinstance(said, Tensor) or said.dtype != torch.bool or said.shape != embeds.shape[:2]:
-            given = f"{said.dtype} {list(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
-            raise ValueError(f"audio_positions must be a bool tensor of shape {list(embeds.shape[:2])}, got {given}")
-        return said if bool(said.any()) else None
 
     def _end(self, call: Call, output: Any) -> Any:
         """Note what a prefill did. A call that hooks have not seen was computed by other layers than were patched."""
@@ -277,37 +236,6 @@ class Handle:
                 call.positions = args[1] if len(args) > 1 else kwargs["position_ids"]
 
         self._changes.hook(self._decoder.rotary_emb, note)
-
-    def _check_prefill(self, kwargs: dict[str, Any]) -> None:
-        """Refuse, before anything is computed, what a prefill with audio cannot do while it is pooled."""
-        mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
-        implementation = self._decoder.config._attn_implementation
-        if cache is not None:
-            _check_cache(cache, _longest(self._decoder))
-        if kwargs.get("input_ids") is None and kwargs.get(self._family.features) is not None:
-            raise NotImplementedError(
-                "audio positions are found in input_ids, which this call does not pass: pass input_ids instead of "
-                "inputs_embeds, or no features but audio_positions beside inputs_embeds that hold the audio"
-            )
-        if kwargs.get("labels") is not None:
-            raise NotImplementedError(
-                "labels cannot be used while pooling: the logits are shorter than the labels. "
-                "Compute the loss from the logits yourself, or remove the patch"
-            )
-        if not is_supported(implementation):
-            raise NotImplementedError(
-                f"attention implementation {implementation!r} is not supported: "
-                "call model.set_attn_implementation('sdpa'), or 'eager' or 'flash_attention_2'"
-            )
-        if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
-            raise NotImplementedError(
-                "attention_mask must be 2-D, [batch, tokens], while pooling: the patch builds the causal masks itself"
-            )
-        if self._decoder.training and getattr(self._decoder.layers[0], "gradient_checkpointing", False):
-            raise NotImplementedError(
-                "gradient checkpointing would run the layers a second time without their pooled masks: "
-                "call model.gradient_checkpointing_disable(), or model.eval()"
-            )
 
     # One layer.
 
@@ -438,75 +366,6 @@ class Handle:
         if state.shift is not None:
             assert run.positions is not None
             run.override["position_embeddings"] = self._decoder.rotary_emb(hidden, run.positions - state.shift)
-
-
-class Forward:
-    """A model's forward with a :class:`Call` around it. A copy of it is one of the forward inside."""
-
-    __slots__ = ("forward", "handle")
-
-    def __init__(self, handle: Handle, forward: Callable[..., Any]) -> None:
-        self.handle, self.forward = handle, forward
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return self.handle.signature
-
-    @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        handle = self.handle
-        if not handle.stands:  # others have put a function of theirs around this one, and keep it
-            return self.forward(*args, **kwargs)
-        named = {**dict(zip(handle.signature.parameters, args, strict=False)), **kwargs} if args else kwargs.copy()
-        kwargs.pop(POSITIONS, None)
-        call = handle._begin(named)
-        outer = enter(handle, call)
-        try:
-            output = self.forward(*args, **kwargs)
-        finally:
-            leave(outer)
-        return handle._end(call, output)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.forward, memo)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.forward.__reduce_ex__(protocol)
-
-
-def _with_positions(signature: inspect.Signature) -> inspect.Signature:
-    """``generate`` refuses arguments that the model's forward does not name."""
-    named = inspect.Parameter(POSITIONS, inspect.Parameter.KEYWORD_ONLY, default=None)
-    parameters = list(signature.parameters.values())
-    last = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-    at = len(parameters) - last
-    return signature.replace(parameters=[*parameters[:at], named, *parameters[at:]])
-
-
-def _longest(decoder: Any) -> int:
-    """Tokens the decoder can hold; a sliding window that is no narrower never cuts anything."""
-    return getattr(decoder.config, "max_position_embeddings", sys.maxsize)
-
-
-def _check_cache(cache: Any, longest: int) -> None:
-    def grows(layer: Any) -> bool:
-        return type(layer) is DynamicLayer or (
-            isinstance(layer, DynamicLayer) and getattr(layer, "sliding_window", 0) >= longest
-        )
-
-    plain = type(cache) in (DynamicCache, PooledCache) and all(map(grows, cache.layers))
-    if not plain or getattr(cache, "offloading", False):
-        kind = "an offloaded one" if plain else type(cache).__name__
-        raise NotImplementedError(
-            f"pooling needs a DynamicCache of plain layers, which may differ in length, got {kind}: static, "
-            "sliding-window, quantised and offloaded caches do not work. Leave cache_implementation out, and pass "
-            "a DynamicCache or no cache"
-        )
-    if cache.get_seq_length() > 0:
-        raise NotImplementedError(
-            "audio on top of a filled KV cache is not supported: leave the audio features out of a turn that is only "
-            "text, or prefill the whole conversation afresh, without a cache and without prefill_chunk_size"
-        )
 
 
 def _padded_turn(mask: Tensor | None, queries: int) -> Tensor | None:

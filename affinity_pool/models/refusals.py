@@ -1,0 +1,87 @@
+"""What cannot work while audio is pooled, each refused in a sentence that says what to do instead."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from .cache import PooledCache, cache_of
+from .families import Family
+from .masks import is_supported
+
+
+def check_decoder(decoder: Any) -> None:
+    """Refuse decoders that look at fewer keys than there are: pooling changes their number."""
+    kinds = set(getattr(decoder.config, "layer_types", None) or []) - {"full_attention"}
+    if kinds:
+        raise NotImplementedError(
+            f"the decoder has layers of type {', '.join(sorted(kinds))}: pooling changes the number of keys, which "
+            "only full attention follows. Load the model with full attention in every layer (use_sliding_window=False)"
+        )
+    window = getattr(decoder.config, "sliding_window", None)
+    if window is not None and not getattr(decoder.config, "layer_types", None) and window < _longest(decoder):
+        raise NotImplementedError(
+            f"the decoder attends to the last {window} tokens only (config.sliding_window): pooling changes the number "
+            "of keys, which only full attention follows. Set config.sliding_window to None if the model can do without"
+        )
+
+
+def check_prefill(kwargs: dict[str, Any], family: Family, decoder: Any) -> None:
+    """Refuse, before anything is computed, what a prefill with audio cannot do while it is pooled."""
+    mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
+    implementation = decoder.config._attn_implementation
+    if cache is not None:
+        _check_cache(cache, _longest(decoder))
+    if kwargs.get("input_ids") is None and kwargs.get(family.features) is not None:
+        raise NotImplementedError(
+            "audio positions are found in input_ids, which this call does not pass: pass input_ids instead of "
+            "inputs_embeds, or no features but audio_positions beside inputs_embeds that hold the audio"
+        )
+    if kwargs.get("labels") is not None:
+        raise NotImplementedError(
+            "labels cannot be used while pooling: the logits are shorter than the labels. "
+            "Compute the loss from the logits yourself, or remove the patch"
+        )
+    if not is_supported(implementation):
+        raise NotImplementedError(
+            f"attention implementation {implementation!r} is not supported: "
+            "call model.set_attn_implementation('sdpa'), or 'eager' or 'flash_attention_2'"
+        )
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+        raise NotImplementedError(
+            "attention_mask must be 2-D, [batch, tokens], while pooling: the patch builds the causal masks itself"
+        )
+    if decoder.training and getattr(decoder.layers[0], "gradient_checkpointing", False):
+        raise NotImplementedError(
+            "gradient checkpointing would run the layers a second time without their pooled masks: "
+            "call model.gradient_checkpointing_disable(), or model.eval()"
+        )
+
+
+def _longest(decoder: Any) -> int:
+    """Tokens the decoder can hold; a sliding window that is no narrower never cuts anything."""
+    return getattr(decoder.config, "max_position_embeddings", sys.maxsize)
+
+
+def _check_cache(cache: Any, longest: int) -> None:
+    def grows(layer: Any) -> bool:
+        return type(layer) is DynamicLayer or (
+            isinstance(layer, DynamicLayer) and getattr(layer, "sliding_window", 0) >= longest
+        )
+
+    plain = type(cache) in (DynamicCache, PooledCache) and all(map(grows, cache.layers))
+    if not plain or getattr(cache, "offloading", False):
+        kind = "an offloaded one" if plain else type(cache).__name__
+        raise NotImplementedError(
+            f"pooling needs a DynamicCache of plain layers, which may differ in length, got {kind}: static, "
+            "sliding-window, quantised and offloaded caches do not work. Leave cache_implementation out, and pass "
+            "a DynamicCache or no cache"
+        )
+    if cache.get_seq_length() > 0:
+        raise NotImplementedError(
+            "audio on top of a filled KV cache is not supported: leave the audio features out of a turn that is only "
+            "text, or prefill the whole conversation afresh, without a cache and without prefill_chunk_size"
+        )
