@@ -11,7 +11,7 @@ import typer
 
 Value = TypeVar("Value")
 
-LONGEST = 3600.0  # seconds of a prompt that is measured
+SHORTEST, LONGEST = 0.1, 3600.0  # seconds of a prompt that is measured
 MOST_DIGITS = 6  # of a layer's number
 
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the bundled tiny model if left out.")]
@@ -78,8 +78,9 @@ def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
 def seconds_of(text: str, name: str) -> list[float]:
     """Lengths of audio, as 1,2.5,10."""
     found = listed(text, float, name)
-    if not all(0 < seconds <= LONGEST for seconds in found):
-        raise typer.BadParameter(f"{name} must be seconds, above 0 and up to {LONGEST:g}, got {shortened(text)!r}")
+    if not all(SHORTEST <= seconds <= LONGEST for seconds in found):
+        limits = f"{SHORTEST:g} to {LONGEST:g}"
+        raise typer.BadParameter(f"{name} must be seconds from {limits}, got {shortened(text)!r}")
     return found
 
 

@@ -349,7 +349,7 @@ class Handle:
                     f"attention_mask has shape {list(run.mask.shape)}, input_ids {list(run.audio.shape)}: "
                     "a prefill with audio needs one entry for each token"
                 )
-            run.mask = run.mask.to(device)
+            run.mask = run.mask.to(device).bool()  # models take any number but 0 for a token
             run.lengths = run.mask.sum(1, dtype=torch.int32)
 
     def _continue(self, run: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:

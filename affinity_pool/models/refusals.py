@@ -45,6 +45,11 @@ def check_prefill(kwargs: dict[str, Any], family: Family, decoder: Any) -> None:
             "labels cannot be used while pooling: the logits are shorter than the labels. "
             "Compute the loss from the logits yourself, or remove the patch"
         )
+    if isinstance(kwargs.get("logits_to_keep"), Tensor):
+        raise NotImplementedError(
+            "logits_to_keep must be an int while pooling, how many of the last columns: pooled columns are not those "
+            "that a tensor of positions means"
+        )
     if not is_supported(implementation):
         raise NotImplementedError(
             f"attention implementation {implementation!r} is not supported: "

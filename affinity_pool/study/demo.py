@@ -108,6 +108,8 @@ def check(audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: 
         InputError: there are none such, or the references do not fit.
     """
     if audio:
+        if data is not None:
+            raise InputError("give either --audio or --data, not both")
         if texts and len(texts) != len(audio):
             raise InputError(
                 f"{len(audio)} recordings but {len(texts)} reference texts: give --text once for each --audio"

@@ -60,6 +60,16 @@ class Lslm:
         if audio.seconds > self.longest + 1e-3:
             raise InputError(f"lasts {audio.seconds:.1f} s, and {self.name} hears {self.longest:g} s at once")
 
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse a question that holds the model's own placeholder, for which there is no recording.
+
+        Raises:
+            InputError: it does.
+        """
+        placeholder = getattr(self.processor, "audio_token", None)
+        if placeholder and placeholder in prompt:
+            raise InputError(f"is asked {prompt!r}, which holds {placeholder}, the place of a recording in a prompt")
+
     def inputs(self, audio: Audio, prompt: str) -> dict[str, Tensor]:
         """The model's keyword arguments for one recording and one question: :meth:`batch` of one."""
         return self.batch([audio], [prompt])
@@ -69,6 +79,8 @@ class Lslm:
 
         Audio longer than :attr:`longest`, or at another rate than :attr:`rate`, is refused.
         """
+        for prompt in prompts:
+            self.check_prompt(prompt)
         for clip in audio:
             if clip.rate != self.rate or clip.seconds > self.longest + 1e-3:
                 raise ValueError(
@@ -203,7 +215,7 @@ def load(
             )
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files end in errors of every kind
         raise InputError(f"cannot load the model {name}: {error}") from error
     if config.model_type not in FAMILIES:
         raise InputError(
@@ -229,7 +241,7 @@ def load(
         model = architecture.from_pretrained(
             name, dtype=torch.float32 if dtype == "auto" and torch.device(device).type == "cpu" else dtype
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise InputError(f"cannot load the model {name}: {error}") from error
     files = identity.of_folder(Path(name)) if Path(name).is_dir() else str(getattr(config, "_commit_hash", None))
     return Lslm(model.to(device).eval(), processor, shown, sites, files)

@@ -229,6 +229,7 @@ def _do_batch(
         with noting(utterance):
             audio = utterance.load(lslm.rate)
             lslm.check(audio)
+            lslm.check_prompt(prompt or utterance.task)
             heard.append((utterance, audio))
     batch = _batch(lslm, heard, prompt)
     if batch is not None and prepare is not None:

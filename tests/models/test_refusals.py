@@ -33,6 +33,17 @@ def test_labels(model, speech):
         model(**speech, labels=speech["input_ids"])
 
 
+def test_logits_at_positions(model, speech):
+    with patch(model, DUAL), refused("logits_to_keep must be an int"):
+        model(**speech, logits_to_keep=torch.tensor([0, 5]))
+
+
+def test_masks_of_other_numbers_than_one(model, speech):
+    with patch(model, DUAL):
+        expected = model(**speech).logits
+        assert torch.equal(model(**speech | {"attention_mask": 2 * speech["attention_mask"]}).logits, expected)
+
+
 def test_unexpanded_placeholders(model):
     row = prompt("ab", 20, "cd")
     keep = torch.tensor([0, 1, 2, 22, 23])

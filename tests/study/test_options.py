@@ -68,8 +68,8 @@ BAD = {
     "a device that holds nothing": (["eval", "--device", "meta"], "device 'meta' cannot be used here"),
     "a device of others": (["eval", "--device", "hpu"], "device 'hpu' cannot be used here"),
     "sites twice": (["eval", "--sites", "0:0.9:1", "--sites", "0:0.9:1"], "are given twice"),
-    "lengths": (["cost", "--lengths", "1,nan"], "lengths must be seconds, above 0"),
-    "lengths without end": (["cost", "--lengths", "1e9"], "lengths must be seconds, above 0 and up to 3600"),
+    "lengths": (["cost", "--lengths", "1,nan"], "lengths must be seconds from 0.1"),
+    "lengths without end": (["cost", "--lengths", "1e9"], "lengths must be seconds from 0.1 to 3600"),
     "buckets": (["cost", "--buckets", "5,3"], "buckets must rise"),
     "sites of the demo": (["demo", "--sites", "moderate"], "neither a preset"),
     "sites of cost": (["cost", "--sites", "moderate"], "neither a preset"),
@@ -94,7 +94,7 @@ def test_bad_options_are_told_before_the_weights_are_read(
     ("options", "message"),
     [
         (["cost", "--random-weights", "tiny", "--batch", "0"], "batch must be 1 or more"),
-        (["cost", "--random-weights", "tiny", "--lengths", "0"], "lengths must be seconds, above 0"),
+        (["cost", "--random-weights", "tiny", "--lengths", "0"], "lengths must be seconds from 0.1"),
         (["cost", "--random-weights", "tiny", "--device", "gpu"], "device 'gpu' cannot be used here"),
         (["bench", "--device", "gpu"], "device 'gpu' cannot be used here"),
         (["bench", "--threads", "0"], "threads"),
@@ -172,6 +172,33 @@ def test_any_sites_file_is_taken_or_named(tmp_path_factory: pytest.TempPathFacto
         return
     assert positions in (None, "keep", "compact")
     assert all(1 <= site.window <= 32 and site.layer >= 0 for site in sites)
+
+
+DAMAGES = {
+    "model.safetensors": lambda content: content[: len(content) // 2],
+    "tokenizer.json": lambda content: content[: len(content) // 2],
+    "processor_config.json": lambda content: b"{",
+    "config.json": lambda content: content.replace(b'"num_hidden_layers": 4', b'"num_hidden_layers": "x"'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_told(name: str, folder: Path, corpus: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(folder, tmp_path / "checkpoint")
+    file = checkpoint / name
+    if not file.exists():
+        pytest.skip(f"this version of transformers writes no {name}")
+    file.write_bytes(DAMAGES[name](file.read_bytes()))
+    said = refused("eval", "--model", checkpoint, "--data", corpus, "--out", tmp_path / "out", "--device", "cpu")
+    assert "cannot load the model" in said
+
+
+def test_a_prompt_that_holds_a_placeholder_is_told(folder: Path, clips: Path, tmp_path: Path) -> None:
+    options = ["--out", tmp_path / "out", "--device", "cpu", "--prompt", "<|AUDIO|>"]
+    manifest = clips / "manifest.jsonl"
+    assert "holds <|AUDIO|>" in refused("eval", "--model", folder, "--data", manifest, *options)
+    options[1] = tmp_path / "demo"
+    assert "holds <|AUDIO|>" in refused("demo", "--model", folder, "--audio", clips / "tone.wav", *options)
 
 
 def test_layers_are_read_as_written() -> None:
