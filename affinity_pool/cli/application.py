@@ -42,9 +42,7 @@ def explained() -> Iterator[None]:
         if missing is None or missing.startswith("affinity_pool"):
             raise
         missing = missing.partition(".")[0]
-        console.print(
-            f"Error: this command needs {missing}: pip install {source_of(missing)}", style="red", markup=False
-        )
+        console.print(f"Error: this command needs {missing}: pip install {source_of(missing)}", style="red")
         raise typer.Exit(1) from error
 
 
@@ -89,10 +87,3 @@ def spoken() -> Iterator[None]:
 def _silence(stream: TextIO) -> None:
     """What is left in its buffer goes nowhere, instead of raising again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def accelerator() -> str:
-    """``cuda`` where there is a GPU, else ``cpu``."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -50,9 +50,17 @@ def calibrate(
         _, widths = rules_of("1", windows)
         session = open_session(
             "calibrate",
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
             check=lambda utterances, depth: layers_of(layers, depth),
-        )  # fmt: skip
+        )
         search = calibrate.Search(
             session.lslm,
             budget,

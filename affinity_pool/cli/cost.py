@@ -132,9 +132,8 @@ def _from_recordings(
 ) -> tuple[Any, str, Pooling, Iterable[Case], dict[str, str]]:
     from ..study.cost.prompts import Pooling, Recording, bucket_cases, length_cases
     from ..study.data import open_data
-    from ..study.demo import check_sites
     from ..study.identity import of_audio, of_texts
-    from ..study.lslm import load
+    from ..study.lslm import check_sites, load
 
     utterances = open_data(data)
     lslm = load(model, device, dtype, lambda depth: check_sites(sites, depth))

@@ -47,7 +47,7 @@ def demo(
 
         folders.take(out, "demo")
         demo.check(audio or [], text or [], data, prompt)
-        loaded = lslm.load(model, device, dtype, lambda depth: demo.check_sites(sites, depth))
+        loaded = lslm.load(model, device, dtype, lambda depth: lslm.check_sites(sites, depth))
         chosen, notes = demo.choose(loaded, audio or [], text or [], data, prompt)
         result = demo.run(
             loaded,

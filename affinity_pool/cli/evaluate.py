@@ -57,16 +57,23 @@ def evaluate(
 
         referee = None if judge is None else judged(load_judge(judge), judge)
         names = [] if baselines == "none" else listed(baselines, str, "baselines")
-        evaluate.check_baselines(names)
 
         def check(utterances: object, depth: int) -> None:
             evaluate.conditions([evaluate.choose(spec, depth) for spec in sites or ()], names, seed)
 
         session = open_session(
             "eval",
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
             check=check,
-        )  # fmt: skip
+        )
         lslm = session.lslm
         choices = [evaluate.choose(spec, lslm.depth) for spec in sites or [lslm.sites]]
         conditions = evaluate.conditions(choices, names, seed)

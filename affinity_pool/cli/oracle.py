@@ -57,7 +57,7 @@ def oracle(
     """
     with explained():
         from ..study import oracle
-        from ..study.conditions import Answering, scorable
+        from ..study.conditions import Answering, Condition, scorable
         from ..study.identity import word_times
         from ..study.report.oracle_page import page
         from ..study.scores import summary
@@ -65,20 +65,36 @@ def oracle(
 
         sizes = listed(budgets, oracle.Budget.parse, "budgets")
         names = listed(operators, str, "operators")
-        oracle.check(names, units, alignments)
+        oracle.check_units(units, alignments)
+
+        def conditions(depth: int) -> list[Condition]:
+            return oracle.conditions(layers_of(layers, depth), names, sizes, seed)
+
         session = open_session(
             "oracle",
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
-            check=lambda utterances, depth: layers_of(layers, depth),
-        )  # fmt: skip
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
+            check=lambda utterances, depth: conditions(depth),
+        )
         lslm = session.lslm
-        chosen = layers_of(layers, lslm.depth)
-        conditions = oracle.conditions(chosen, names, sizes, seed)
-        options = {"layers": chosen, "operators": operators, "budgets": budgets, "units": units, "seed": seed}
+        options = {
+            "layers": layers_of(layers, lslm.depth),
+            "operators": operators,
+            "budgets": budgets,
+            "units": units,
+            "seed": seed,
+        }
         done = session.run(
             "oracle",
             {**options, "alignments": alignments, "longest": longest, "task": task},
-            Answering(lslm, conditions, longest),
+            Answering(lslm, conditions(lslm.depth), longest),
             scorable(lslm, oracle.units_of(units, alignments, lslm)),
             files=word_times(alignments),
         )

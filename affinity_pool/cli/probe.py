@@ -68,9 +68,17 @@ def probe(
 
         session = open_session(
             "probe",
-            model, data, out=out, batch=batch, task=task, limit=limit, prompt=prompt, device=device, dtype=dtype,
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
             check=check,
-        )  # fmt: skip
+        )
         lslm = session.lslm
         chosen = layers_of(layers, lslm.depth)
         options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}

@@ -26,7 +26,7 @@ class Call:
     override: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """What layers get instead of the caller's, from the last site on."""
     passed: list[int] = field(default_factory=list, kw_only=True)
-    """Layers of the sites whose hooks have run."""
+    """Layers whose hooks have run."""
 
 
 @dataclass

@@ -49,15 +49,15 @@ class Changes:
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
-        self.kinds: dict[nn.Module, type[nn.Module]] = {}
         self.patched: dict[nn.Module, type[nn.Module]] = {}
+        """The class of its own that each module has got; its last base is the one it had."""
         self._hooks: list[tuple[nn.Module, RemovableHandle]] = []
         self._forward: tuple[nn.Module, Any, Any] | None = None
 
     @property
     def stand(self) -> bool:
         """Whether they have not been undone."""
-        return bool(self.kinds)
+        return bool(self.patched)
 
     def hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         """Call ``hook(module, args, kwargs)`` before each forward of a module; it may return what to call instead."""
@@ -93,21 +93,18 @@ class Changes:
             module, before, wrapped = self._forward
             if vars(module).get("forward") is wrapped:
                 _restore(vars(module), before)
-        for module, kind in self.kinds.items():
-            if type(module) is self.patched.get(module):  # else others have derived a class of theirs from it
-                module.__class__ = kind
-        self._hooks, self._forward = [], None
-        self.kinds, self.patched = {}, {}
+        for module, patched in self.patched.items():
+            if type(module) is patched:  # else others have derived a class of theirs from it
+                module.__class__ = patched.__bases__[-1]
+        self._hooks, self._forward, self.patched = [], None, {}
 
     def _mark(self, module: nn.Module) -> None:
-        if module in self.kinds:
+        if module in self.patched:
             return
         kind = type(module)
         bases = (kind,) if issubclass(kind, PatchedModule) else (PatchedModule, kind)
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self}
-        self.kinds[module] = kind
-        self.patched[module] = type(kind.__name__, bases, names)
-        module.__class__ = self.patched[module]
+        module.__class__ = self.patched[module] = type(kind.__name__, bases, names)
 
 
 def _restore(state: dict[str, Any], forward: Any) -> None:
@@ -120,4 +117,4 @@ def _restore(state: dict[str, Any], forward: Any) -> None:
 def patch_of(module: nn.Module) -> Handle | None:
     """The patch that a module belongs to, if any."""
     changes = getattr(type(module), "_affinity_pool", None)
-    return changes.handle if changes is not None and module in changes.kinds else None
+    return changes.handle if changes is not None and module in changes.patched else None

@@ -202,21 +202,18 @@ class Handle:
 
     def _end(self, call: Call, output: Any) -> Any:
         """Note what a prefill did. A call that hooks have not seen was computed by other layers than were patched."""
-        self._check_passed(call)
-        if isinstance(call, Prefill):
-            self._records = call.records
-        return output
-
-    def _check_passed(self, call: Call) -> None:
         if not isinstance(call, (Prefill, Continuation)):
-            return
-        wanted = range(self.sites[0].layer, len(self._decoder.layers))
-        if missed := sorted({*wanted} - {*call.passed}):
+            return output
+        wanted = list(range(self.sites[0].layer, len(self._decoder.layers)))
+        if call.passed != wanted and (missed := sorted({*wanted} - {*call.passed})):
             raise RuntimeError(
                 f"this call ended without passing {', '.join(f'layer {layer}' for layer in missed[:3])} as patched: "
                 "layers were exchanged, or run from code that was compiled or captured without the patch. Patch first "
                 "and compile afterwards; torch.compiler.reset() drops what was compiled"
             )
+        if isinstance(call, Prefill):
+            self._records = call.records
+        return output
 
     def _at_decoder(self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if current(self) is None and kwargs.get("inputs_embeds") is not None:

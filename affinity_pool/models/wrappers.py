@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 _INSIDE: dict[str, Callable[[Any], Any]] = {
     "OptimizedModule": lambda module: module._orig_mod,  # torch.compile(model)
     "DistributedDataParallel": lambda module: module.module,
@@ -33,7 +31,7 @@ def unwrapped(model: Any) -> Any:
         names = [kind.__name__ for kind in type(model).__mro__]
         if name := next((name for name in names if name in _UNFIT), None):
             raise NotImplementedError(f"a model inside {name} cannot be patched: {_UNFIT[name]}")
-        if getattr(model, "active_peft_config", None) is not None and _learns_prompts(model):
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise NotImplementedError(
                 "a PeftModel of virtual tokens cannot be patched: it puts them before the prompt, where pooling knows "
                 "nothing of them. Adapters inside the layers (LoRA and its kin) can be"
@@ -41,7 +39,3 @@ def unwrapped(model: Any) -> Any:
         if name := next((name for name in names if name in _INSIDE), None):
             model = _INSIDE[name](model)
     return model
-
-
-def _learns_prompts(model: Any) -> bool:
-    return isinstance(model, nn.Module) and bool(getattr(model.active_peft_config, "is_prompt_learning", False))

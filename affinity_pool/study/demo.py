@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models import PrefillStats, Site, patch
-from ..models.sites import Positions, resolve
+from ..models.sites import Positions
 from . import InputError, ttft
 from .data import Utterance, open_data
 from .flops import Flops, knows_encoder, prefill_flops, tokens_per_layer
@@ -126,16 +126,6 @@ def check(audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: 
         name = data or "the bundled manifest"
         raise InputError(f"{name} has no recording for the task {task or 'transcribe'!r}, only for {tasks}")
     return wanted
-
-
-def check_sites(sites: str | None, depth: int) -> None:
-    """Raise unless these are sites of a decoder of so many layers; None: the model's own, which are."""
-    if sites is None:
-        return
-    try:
-        resolve(sites, depth)
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from error
 
 
 def choose(

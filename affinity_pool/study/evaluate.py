@@ -74,7 +74,11 @@ def written(sites: Sequence[Site]) -> str:
 
 def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -> list[Condition]:
     """The unpooled model, then each choice of sites followed by the baselines at its counts."""
-    check_baselines(baselines)
+    for name in baselines:
+        if name not in BASELINES:
+            raise InputError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}")
+    if len(set(baselines)) < len(baselines):
+        raise InputError(f"baselines must be named once each, got {', '.join(baselines)}")
     if repeated := [name for name, count in Counter(choice.name for choice in choices).items() if count > 1]:
         raise InputError(f"sites {repeated[0]!r} are given twice: give each choice once")
     found = [VANILLA]
@@ -90,15 +94,6 @@ def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -
             elif [site.layer for site in choice.sites] == [0]:
                 found.append(same(hear=partial(_sped_up, pooled)))
     return found
-
-
-def check_baselines(names: Sequence[str]) -> None:
-    """Raise unless there are all of these, and each is named once."""
-    for name in names:
-        if name not in BASELINES:
-            raise InputError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}")
-    if len(set(names)) < len(names):
-        raise InputError(f"baselines must be named once each, got {', '.join(names)}")
 
 
 def summary(

@@ -68,10 +68,7 @@ def is_begun(folder: Path, facts: dict[str, Any], given: dict[str, str]) -> bool
             f"{folder} holds a run with other settings ({', '.join(differing)}): give another --out, or remove it"
         )
     if before != given:
-        kinds = {*before, *given} if isinstance(before, dict) else set(given)
-        differing = sorted(
-            kind for kind in kinds if not isinstance(before, dict) or before.get(kind) != given.get(kind)
-        )
+        differing = sorted(kind for kind in {*before, *given} if before.get(kind) != given.get(kind))
         named = ", ".join(_KINDS.get(kind, kind) for kind in differing)
         raise InputError(
             f"{folder} holds a run of the same settings on other {named}: they have changed since, under the same "
@@ -127,9 +124,7 @@ def read(path: Path) -> Any:
     """The JSON in a file; None where it is missing or not whole."""
     try:
         return json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
@@ -170,8 +165,7 @@ def _foreign(folder: Path) -> str | None:
     runs = [folder, *(entry for entry in entries if entry.is_dir())]  # calibrate has a folder for each of its steps
     if any(_is_own(place / name, keys) for place in runs for name, keys in _OWN_KEYS.items()):
         return None
-    files = (entry for entry in entries if (entry.is_dir() and any(entry.iterdir())) or _holds_something(entry))
-    return next((entry.name for entry in files), None)
+    return next((entry.name for entry in entries if _holds_something(entry)), None)
 
 
 def _is_own(file: Path, keys: set[str]) -> bool:

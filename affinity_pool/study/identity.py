@@ -27,12 +27,15 @@ def of_texts(utterances: Sequence[Utterance]) -> str:
 
 def of_audio(utterances: Sequence[Utterance]) -> str:
     """Of the recordings themselves: contents of files, fingerprints of data sets."""
-    return digest(of_file(one.audio) if isinstance(one.audio, Path) else _of_row(one.audio) for one in utterances)
+    return digest(
+        of_file(one.audio) if isinstance(one.audio, Path) else getattr(one.audio, "identity", None)
+        for one in utterances
+    )
 
 
-def of_folder(folder: Path, pattern: str = "*") -> str:
+def of_folder(folder: Path) -> str:
     """Of a folder's files: a checkpoint, or word times."""
-    files = sorted(path for path in folder.rglob(pattern) if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return digest([path.relative_to(folder).as_posix(), of_file(path)] for path in files)
 
 
@@ -52,11 +55,6 @@ def of_file(path: Path) -> Any:
             return [about.st_size, about.st_mtime_ns, sample.hexdigest()]
     except (OSError, ValueError):
         return None
-
-
-def _of_row(row: Any) -> Any:
-    """Of a recording that a data set holds."""
-    return getattr(row, "identity", None)
 
 
 def word_times(source: str | None) -> dict[str, str]:

@@ -185,6 +185,16 @@ class Lslm:
         return self.spelled(self.generate(inputs))[0]
 
 
+def check_sites(sites: str | None, depth: int) -> None:
+    """Raise an :class:`InputError` unless a decoder of so many layers has these sites; None: the model's own."""
+    if sites is None:
+        return
+    try:
+        resolve(sites, depth)
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -226,10 +236,7 @@ def load(
         transformers.utils.logging.disable_progress_bar()  # a download deserves one, reading a folder does not
     depth = config.get_text_config(decoder=True).num_hidden_layers
     sites = name if (Path(name) / SITES_FILE).is_file() else "aggressive"
-    try:
-        resolve(sites, depth)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_sites(sites, depth)
     if check is not None:
         check(depth)
     names = getattr(config, "architectures", None) or ["none"]

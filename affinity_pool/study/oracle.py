@@ -61,13 +61,8 @@ class Budget:
         return f"{self.tokens} tokens a unit" if self.share is None else f"{self.share * 100:.4g} % of the tokens"
 
 
-def check(operators: Sequence[str], kind: str, source: str | None) -> None:
-    """Raise unless there are these operators, units of this kind and, where they are needed, word times from there."""
-    for name in operators:
-        if name not in OPERATORS:
-            raise InputError(f"operator must be one of {', '.join(OPERATORS)}, got {name!r}")
-    if len(set(operators)) < len(operators):
-        raise InputError(f"operators must be named once each, got {', '.join(operators)}")
+def check_units(kind: str, source: str | None) -> None:
+    """Raise an :class:`InputError` unless there are units of this kind, and word times from there."""
     units((), 1.0, 1, kind)
     check_source(source)
 
@@ -76,6 +71,11 @@ def conditions(
     layers: Sequence[int], operators: Sequence[str], budgets: Sequence[Budget], seed: int
 ) -> list[Condition]:
     """The unpooled model, then every operator at every budget and layer. ``batch.known`` are the units."""
+    for name in operators:
+        if name not in OPERATORS:
+            raise InputError(f"operator must be one of {', '.join(OPERATORS)}, got {name!r}")
+    if len(set(operators)) < len(operators):
+        raise InputError(f"operators must be named once each, got {', '.join(operators)}")
     return [
         VANILLA,
         *(

@@ -9,17 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from commands import invoke as run
 
-from affinity_pool.cli import app
 from affinity_pool.study.lslm import BUNDLED
-
-
-def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.split())
 
 
 def test_demo_writes_page_pictures_and_summary(folder: Path, clips: Path, tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import invoke
 
 from affinity_pool import Site, pool
 from affinity_pool.bench.table import render
-from affinity_pool.cli import app
 from affinity_pool.models import patch
 from affinity_pool.study import InputError
 from affinity_pool.study.cost import measure, parts
@@ -352,16 +351,12 @@ def test_nothing_to_measure_is_said(model: Any, tmp_path: Path) -> None:
 # The command.
 
 
-def invoke(*arguments: object) -> tuple[int, str]:
-    brief = ["cost", "--rounds", 6, "--new-tokens", 2, "--device", "cpu"]
-    result = CliRunner().invoke(app, [str(argument) for argument in [*brief, *arguments]])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.split())
+def cost(*arguments: object) -> tuple[int, str]:
+    return invoke("cost", "--rounds", 6, "--new-tokens", 2, "--device", "cpu", *arguments)
 
 
 def test_the_command_measures_recordings(folder: Path, clips: Path, tmp_path: Path) -> None:
-    code, output = invoke(
+    code, output = cost(
         "--model", folder, "--data", clips / "manifest.jsonl", "--buckets", "1.5", "--per-bucket", 1, "--out", tmp_path
     )
     assert code == 0, output
@@ -376,7 +371,7 @@ def test_the_command_measures_recordings(folder: Path, clips: Path, tmp_path: Pa
 
 
 def test_the_command_measures_a_config(tmp_path: Path) -> None:
-    code, output = invoke("--random-weights", "tiny", "--lengths", 1, "--batch", "1,2", "--idle", "--out", tmp_path)
+    code, output = cost("--random-weights", "tiny", "--lengths", 1, "--batch", "1,2", "--idle", "--out", tmp_path)
     assert code == 0, output
     assert "1 s, batch 2: " in output
     assert "where nothing merges" in output
@@ -399,6 +394,6 @@ def test_bad_input_ends_in_a_sentence(
     folder: Path, clips: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     filled = [argument.format(folder=folder, clips=clips) for argument in arguments]
-    code, output = invoke("--out", tmp_path, *filled)
+    code, output = cost("--out", tmp_path, *filled)
     assert code == 2
     assert message in " ".join(output.replace("│", " ").split())

@@ -1,7 +1,4 @@
-"""Sound that is cut, joined, mislabelled or not sound is named, and sound that only looks odd is heard.
-
-AFFINITY_POOL_FUZZ=20000 tries so many damaged files.
-"""
+"""Sound that is cut, joined, mislabelled or not sound is named, and sound that only looks odd is heard."""
 
 from __future__ import annotations
 
@@ -199,7 +196,7 @@ def _whole(found: list[bytes] = []) -> list[bytes]:  # noqa: B006  # made once
     return found
 
 
-@settings(max_examples=int(os.environ.get("AFFINITY_POOL_FUZZ", 300)), deadline=None)
+@settings(max_examples=max(300, settings.default.max_examples), deadline=None)
 @given(damaged() | st.binary(max_size=200))
 def test_any_bytes_are_heard_or_named(content):
     try:
@@ -211,7 +208,7 @@ def test_any_bytes_are_heard_or_named(content):
     assert heard.seconds >= audio.SHORTEST
 
 
-@settings(max_examples=int(os.environ.get("AFFINITY_POOL_FUZZ", 300)), deadline=None)
+@settings(max_examples=max(300, settings.default.max_examples), deadline=None)
 @given(damaged() | st.binary(max_size=200))
 def test_containers_raise_nothing_but_what_they_say(content):
     try:

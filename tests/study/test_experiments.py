@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import invoke
 
 from affinity_pool import patch
-from affinity_pool.cli import app
 from affinity_pool.models import Site
 from affinity_pool.provenance import versions
 from affinity_pool.study import InputError, evaluate, oracle
@@ -30,10 +29,7 @@ def lslm(folder: Path) -> Lslm:
 
 def command(name: str, folder: Path, corpus: Path, out: Path, *options: object) -> tuple[int, str]:
     arguments = [name, "--model", folder, "--data", corpus, "--out", out, "--device", "cpu", "--batch", 3, *options]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.split())
+    return invoke(*arguments)
 
 
 EXPERIMENTS = {
@@ -92,6 +88,13 @@ def test_the_oracle_keeps_its_budget_at_every_layer(lslm: Lslm, corpus: Path, tm
         assert record["layers"] == [record["facts"]["layer"]]
         checked += 1
     assert checked == 12 * 5
+
+
+def test_an_oracle_of_an_operator_that_is_not_there_is_refused() -> None:
+    with pytest.raises(
+        InputError, match="operator must be one of random-drop, uniform-drop, uniform-merge, got 'drop'"
+    ):
+        oracle.conditions([0], ["drop"], [oracle.Budget.parse("2")], seed=0)
 
 
 def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from commands import invoke as command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from affinity_pool.cli import app
 from affinity_pool.study import InputError, folders, identity, runs
 from affinity_pool.study.conditions import VANILLA, Answering
 from affinity_pool.study.data import Utterance, open_data
@@ -40,13 +39,6 @@ def small(corpus: Path, tmp_path: Path) -> Path:
 
 def records(lslm: Lslm, data: Path, out: Path) -> list[dict[str, Any]]:
     return run(lslm, open_data(data), Plan("test", "m", {}, 1), out, Answering(lslm, [VANILLA], longest=2))
-
-
-def command(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.split())
 
 
 # What was written is read back.
@@ -113,7 +105,7 @@ def test_parts_of_a_run_that_nobody_knows_are_not_taken_for_this_one_s(lslm: Lsl
 PART = runs.as_line(0, [{"utterance": "0", "answer": "é\u2028", "seconds": 0.1}]).encode()[:-1]
 
 
-@settings(max_examples=int(os.environ.get("AFFINITY_POOL_FUZZ", 300)), deadline=None)
+@settings(max_examples=max(300, settings.default.max_examples), deadline=None)
 @given(st.integers(0, len(PART)), st.integers(0, 9), st.binary(max_size=9), st.binary(max_size=9))
 def test_a_damaged_line_is_no_batch_or_is_the_one_it_was(
     tmp_path_factory: pytest.TempPathFactory, at: int, length: int, put: bytes, behind: bytes

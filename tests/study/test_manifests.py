@@ -112,7 +112,7 @@ entries = st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, values) | {"wor
 lines = (entries | values).map(json.dumps).map(str.encode) | st.binary(max_size=40)
 
 
-@settings(max_examples=int(os.environ.get("AFFINITY_POOL_FUZZ", 300)), deadline=None)
+@settings(max_examples=max(300, settings.default.max_examples), deadline=None)
 @given(st.lists(lines, max_size=4))
 def test_any_lines_are_taken_or_named(tmp_path_factory: pytest.TempPathFactory, content: list[bytes]) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"

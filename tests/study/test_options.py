@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from affinity_pool.cli import app
 from affinity_pool.cli.application import source_of
 from affinity_pool.cli.options import layers_of
 from affinity_pool.models.sites import load
@@ -34,10 +33,9 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == 2
-    return " ".join(result.output.replace("│", " ").split())
+    code, output = invoke(*arguments)
+    assert code == 2
+    return " ".join(output.replace("│", " ").split())
 
 
 BAD = {
@@ -160,7 +158,7 @@ entries = st.fixed_dictionaries({"layer": st.integers(-1, 5) | values, "threshol
 contents = st.fixed_dictionaries({"sites": st.lists(entries | values, max_size=3)}, optional={"positions": values})
 
 
-@settings(max_examples=int(os.environ.get("AFFINITY_POOL_FUZZ", 300)), deadline=None)
+@settings(max_examples=max(300, settings.default.max_examples), deadline=None)
 @given((contents | values).map(json.dumps).map(str.encode) | st.binary(max_size=60))
 def test_any_sites_file_is_taken_or_named(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "any.json"

@@ -39,7 +39,7 @@ def check_source(source: str | Path | None) -> None:
     """Raise an :class:`InputError` unless word times can come from there; see :func:`word_times`."""
     if source == POCKETSPHINX:
         _decoder()
-    elif source not in (None, MANIFEST) and not Path(source).is_dir():
+    elif source not in (None, MANIFEST) and not (exists(Path(source)) and Path(source).is_dir()):
         raise InputError(
             f"word times come from 'manifest', 'pocketsphinx' or a folder of TextGrids, got {str(source)!r}"
         )
@@ -140,10 +140,7 @@ def _textgrid(utterance: Utterance, folder: Path) -> Path:
     for path in paths:
         if exists(path):
             return path
-    if not exists(folder) or not folder.is_dir():
-        raise InputError(
-            f"word times come from 'manifest', 'pocketsphinx' or a folder of TextGrids, got {str(folder)!r}"
-        )
+    check_source(folder)
     raise InputError(f"no TextGrid {' or '.join(map(str, paths))}")
 
 
