@@ -72,6 +72,51 @@ def test_two_recordings_in_one_file_are_refused(kind: str, coding: str) -> None:
         seconds(one + other)
 
 
+@pytest.mark.parametrize("first", ["WAV", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("second", ["WAV", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3"])
+def test_two_recordings_of_different_kinds_in_one_file_are_refused(first: str, second: str) -> None:
+    for samples in (NOISE, NOISE[:9001]):
+        with pytest.raises(InputError, match=r"clip: .*follow"):
+            seconds(encoded(samples, first, "PCM_U8" if first == "WAV" else None) + encoded(NOISE, second))
+
+
+def test_a_recording_behind_the_tags_of_another_is_noticed() -> None:
+    mp3, flac = encoded(NOISE, "MP3"), encoded(NOISE, "FLAC")
+    for file in (mp3 + b"TAG" + b"x" * 125 + mp3, mp3 + b"TAG" + b"x" * 125 + flac, encoded(NOISE, "WAV") + ID3 + mp3):
+        with pytest.raises(InputError, match="clip: another recording follows"):
+            seconds(file)
+
+
+@pytest.mark.parametrize("second", ["WAV", "FLAC", "OGG", "MP3"])
+def test_a_recording_behind_one_of_unknown_length_is_noticed(second: str) -> None:
+    au = encoded(NOISE, "AU")
+    for stream in (wav(0xFFFFFFFF, 0xFFFFFFFF, SOUND), au[:8] + b"\xff" * 4 + au[12:]):
+        assert seconds(stream) > 0.9
+        with pytest.raises(InputError, match="clip: another recording follows"):
+            seconds(stream + encoded(NOISE, second))
+
+
+def test_sound_behind_the_declared_end_of_a_wav_is_noticed() -> None:
+    half = wav(36 + len(SOUND) // 2, len(SOUND) // 2, SOUND)
+    with pytest.raises(InputError, match="clip: 16000 bytes follow its end, which are no chunk of it"):
+        seconds(half)
+    assert seconds(half[: -len(SOUND) // 2] + b"\0" * 8192) == 0.5
+    assert seconds(half[: -len(SOUND) // 2] + b"LIST" + struct.pack("<I", 8192) + b"\xff" * 8192) == 0.5
+
+
+def test_a_flac_may_keep_the_header_of_the_wav_it_was_made_from() -> None:
+    file = encoded(NOISE, "FLAC")
+    kept = b"riff" + wav(36, 32000, b"")
+    block = b"\x02" + len(kept).to_bytes(3, "big") + kept
+    assert seconds(file[:42] + block + file[42:]) == 1.25
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_samples_are_refused_without_a_warning() -> None:
+    with pytest.raises(InputError, match="NaN or infinite"):
+        seconds(encoded(np.full(9000, np.inf), "WAV", "FLOAT"))
+
+
 @pytest.mark.parametrize(("kind", "coding"), KINDS)
 def test_a_tag_in_front_is_not_heard(kind: str, coding: str) -> None:
     file = encoded(NOISE, kind, coding)

@@ -145,4 +145,6 @@ def _decode(file: bytes) -> tuple[Channels, np.ndarray, int]:
         return Channels(0.0, 0.0, 0.0), samples, rate
     loudest = float(np.abs([low, high]).max())
     unrelated = float(np.sqrt(square / count / len(low)))
-    return Channels(loudest, float((high - low).max()), unrelated), samples, rate
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = float((high - low).max())
+    return Channels(loudest, spread, unrelated), samples, rate

@@ -14,16 +14,25 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 UNKNOWN = 0x7FFFF000
 """The least length of a WAV that stands for an unknown one, if the file is shorter."""
+FOREIGN = 4096
+"""Bytes behind the sound of a WAV or AIFF that may be anything; more are chunks, zeros, or sound not declared."""
 SOUNDS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 """How the streams of an Ogg begin that hold sound."""
 TAILS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 """How the tags begin that follow the frames of an MP3."""
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-_WAV = re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE", re.DOTALL)
+_START = re.compile(
+    rb"(?:RIFF|RIFX|RF64)....WAVE|riff\x2e\x91\xcf\x11|FORM....AIF[FC]|caff\0\x01\0\0desc|\.snd\0\0|OggS\0\x02|fLaC\0\0\0\x22",
+    re.DOTALL,
+)
+"""How recordings begin; an MP3 has no such signature, see ``_begins``."""
+_NAME = re.compile(rb"[ -~]{4}")
+_SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _BITRATES = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -41,8 +50,7 @@ def whole(file: bytes) -> bytes:
     Raises:
         ValueError: it is cut short, something is missing in it, or another recording follows.
     """
-    while file[:3] == b"ID3" and len(file) >= 10:
-        size = 10 + sum((byte & 127) << 7 * (3 - at) for at, byte in enumerate(file[6:10])) + 10 * bool(file[5] & 16)
+    while size := _tag(file, 0):
         if size >= len(file):
             raise ValueError("it ends within its ID3 tag")
         file = file[size:]
@@ -59,7 +67,7 @@ def whole(file: bytes) -> bytes:
     elif file[:4] == b"OggS":
         _ogg(file)
     elif file[:4] == b"fLaC":
-        _alone(file, b"fLaC\0\0\0\x22")
+        _flac(file)
         if not int.from_bytes(file[21:26], "big") & 0xFFFFFFFFF:  # samples, 36 bits
             raise ValueError("it was written into a pipe and does not say how long it is: decode it and encode it anew")
     else:
@@ -79,7 +87,7 @@ def _chunks(file: bytes, at: int, size_of: str, sound: bytes, another: bytes, la
     while at + 8 <= len(file):
         name, (size,) = file[at : at + 4], struct.unpack_from(size_of, file, at + 4)
         begin = at + 8
-        if name == another:
+        if name == another or _begins(file, at):
             raise ValueError("another recording follows in it")
         if name == sound:
             if heard:
@@ -89,14 +97,15 @@ def _chunks(file: bytes, at: int, size_of: str, sound: bytes, another: bytes, la
             if size == 0xFFFFFFFF and large is not None:
                 size = large
             if another != b"FORM" and size > found and UNKNOWN <= size <= 0xFFFFFFFF:
-                if _WAV.search(file, begin):
-                    raise ValueError("another recording follows in it")
+                _nothing_behind(file, begin)
                 return
             if size == 0 < found:
                 raise ValueError(f"no sound is declared, though {found} bytes follow: it was not closed when written")
             _declared(size, found)
-            if file[begin + size : begin + size + 4] == another:  # without the byte that makes it even
+            if size % 2 and _begins(file, begin + size):  # without the byte that makes it even
                 raise ValueError("another recording follows in it")
+        elif heard and len(file) - at > FOREIGN and not _NAME.match(name) and file[at:].strip(b"\0"):
+            raise ValueError(f"{len(file) - at} bytes follow its end, which are no chunk of it")
         at = begin + size + size % 2
 
 
@@ -124,7 +133,10 @@ def _caf(file: bytes) -> None:
     at = 8
     while at + 12 <= len(file):
         (size,) = struct.unpack_from(">q", file, at + 4)
+        if _begins(file, at):
+            raise ValueError("another recording follows in it")
         if size < 0:
+            _nothing_behind(file, at + 12)
             return
         if file[at : at + 4] == b"data":
             _declared(size, len(file) - at - 12)
@@ -134,9 +146,42 @@ def _caf(file: bytes) -> None:
 def _au(file: bytes) -> None:
     begin, size = struct.unpack_from(">II" if file[:4] == b".snd" else "<II", file.ljust(12, b"\0"), 4)
     _alone(file, file[:8])
-    if size != 0xFFFFFFFF:
+    if size == 0xFFFFFFFF:
+        _nothing_behind(file, begin)
+    else:
         _declared(size, len(file) - begin)
         _ended(file, begin + size)
+
+
+def _flac(file: bytes) -> None:
+    """That no signature stands behind its blocks, which may hold the header of the WAV that it was made from."""
+    at, last = 4, False
+    while not last and at + 4 <= len(file):
+        last = bool(file[at] & 128)
+        at += 4 + int.from_bytes(file[at + 1 : at + 4], "big")
+    _nothing_behind(file, at)
+
+
+def _nothing_behind(file: bytes, at: int) -> None:
+    """That no recording begins anywhere from there on: an MP3 by four frames, by chance once in some 1e12 bytes."""
+    frames = (list(islice(_frames(file, sync.start()), 4)) for sync in _SYNC.finditer(file, at))
+    if _START.search(file, at) or any(len(four) == 4 for four in frames):
+        raise ValueError("another recording follows in it")
+
+
+def _tag(file: bytes, at: int) -> int:
+    """Bytes of the ID3 tag that begins there, 0 if none does."""
+    head = file[at : at + 10]
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:])) + 10 * bool(head[5] & 16)
+
+
+def _begins(file: bytes, at: int) -> bool:
+    """Whether a recording of any kind begins there, be it behind a tag: an MP3 by two frames."""
+    at += _tag(file, at)
+    size = _frame_size(file[at : at + 4].ljust(4, b"\0"))
+    return bool(_START.match(file, at) or (size and _frame_size(file[at + size : at + size + 4].ljust(4, b"\0"))))
 
 
 def _alone(file: bytes, start: bytes) -> None:
@@ -159,8 +204,10 @@ def _ogg(file: bytes) -> None:
         begin = at + 27 + len(segments)
         end = begin + sum(segments)
         if file[at : at + 4] != b"OggS":
-            if last:
+            if last and not _begins(file, at):
                 return  # a tag
+            if last:
+                raise ValueError("another recording follows in it")
             raise ValueError(f"it is damaged {len(file) - at} bytes before its end")
         if at + 27 > len(file) or len(segments) < file[at + 26] or end > len(file):
             raise ValueError("it is cut short within its last page")
@@ -209,13 +256,14 @@ def _mp3(file: bytes) -> None:
         raise ValueError(f"it is cut short{counted or ' within its last frame'}")
     if declared is not None and frames > declared + 1:  # the frame that declares is counted by some
         raise ValueError("another recording follows in it")
+    if _begins(file, end) or (rest[:3] == b"TAG" and _begins(file, end + 128)):
+        raise ValueError("another recording follows in it")
     if b"ID3" in rest or (declared is None and rest.strip(b"\0") and not rest.startswith(TAILS)):
         raise ValueError(f"it is damaged, or another recording follows, {len(rest)} bytes before its end")
 
 
-def _frames(file: bytes) -> Iterator[tuple[int, int]]:
-    """Begin and end of each frame; the last may end behind the file."""
-    at = 0
+def _frames(file: bytes, at: int = 0) -> Iterator[tuple[int, int]]:
+    """Begin and end of each frame from there on; the last may end behind the file."""
     while at + 4 <= len(file) and (size := _frame_size(file[at : at + 4])):
         yield at, at + size
         at += size
