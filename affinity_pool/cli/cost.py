@@ -59,10 +59,10 @@ def cost(
     slower. With --random-weights the cost of a model is measured without having it.
     """
     with explained():
-        from ..bench.table import render
         from ..study import folders, identity
         from ..study.cost.measure import Options
         from ..study.cost.study import method, run
+        from ..study.cost.table import render
         from ..study.report import cost_page
         from ..study.report.page import write
 

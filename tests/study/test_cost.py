@@ -14,7 +14,6 @@ import torch
 from commands import invoke
 
 from affinity_pool import Site, pool
-from affinity_pool.bench.table import render
 from affinity_pool.models import patch
 from affinity_pool.study import InputError
 from affinity_pool.study.cost import measure, parts
@@ -31,6 +30,7 @@ from affinity_pool.study.cost.prompts import (
     length_cases,
 )
 from affinity_pool.study.cost.study import method, run
+from affinity_pool.study.cost.table import render
 from affinity_pool.study.data.audio import Audio
 from affinity_pool.study.forced import FINAL_RETENTION, INPUT_RETENTION, Forced, speech
 from affinity_pool.study.lslm import Lslm, load
