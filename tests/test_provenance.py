@@ -90,7 +90,7 @@ def test_a_checkout_names_its_commit_and_what_was_changed(tmp_path, of):
     assert of(tmp_path / "checkout") == (commit, ["setup.py"])
 
 
-@pytest.mark.parametrize("file", ["triton_kernels/scan.py"])
+@pytest.mark.parametrize("file", ["triton_kernels/scan.py", "benchmarks/timing.py"])
 def test_what_the_package_links_to_is_among_the_sources(tmp_path, of, file):
     tree = source_tree(tmp_path / "checkout")
     commit = repository(tree)

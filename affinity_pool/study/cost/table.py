@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...bench.table import markdown, origin
+from ...benchmarks.markdown import markdown, origin
 
 Record = dict[str, Any]
 
