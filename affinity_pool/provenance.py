@@ -105,11 +105,10 @@ def sources() -> str:
     Of an installed package, over its Python files.
     """
     digest = hashlib.sha256()
-    files = [*REPOSITORY.glob("affinity_pool/**/*.py")]
+    linked = ("triton_kernels", "benchmarks")  # in a checkout the package has these by links, and ** follows none
+    files = {path for part in ("", *linked) for path in REPOSITORY.glob(f"affinity_pool/{part}/**/*.py")}
     if is_source_tree():
-        for linked in ("triton_kernels", "benchmarks"):  # parts of the package by a link, and glob follows none
-            files += REPOSITORY.glob(f"{linked}/**/*.py")
-        files += [*REPOSITORY.glob("csrc/**/*"), REPOSITORY / "setup.py"]
+        files |= {*REPOSITORY.glob("csrc/**/*"), REPOSITORY / "setup.py"}
     for path in sorted(file for file in files if file.is_file()):
         digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -101,6 +101,17 @@ def test_what_the_package_links_to_is_among_the_sources(tmp_path, of, file):
     assert provenance.sources() != before
 
 
+def test_a_copy_that_follows_links_has_the_same_sources(tmp_path, monkeypatch):
+    tree = source_tree(tmp_path / "checkout")
+    shutil.copytree(tree, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "affinity_pool" / LINKED[0]).is_symlink()
+    found = []
+    for folder in (tree, tmp_path / "copy"):
+        monkeypatch.setattr(provenance, "REPOSITORY", folder)
+        found.append(provenance.sources())
+    assert found[0] == found[1]
+
+
 def test_a_worktree_and_a_submodule_are_checkouts(tmp_path, of):
     commit = repository(source_tree(tmp_path / "checkout"))
     git(tmp_path / "checkout", "worktree", "add", "-q", "--detach", str(tmp_path / "worktree"))
