@@ -6,8 +6,8 @@ a module with a function that imports its work inside ``explained()``, and name 
 
 from __future__ import annotations
 
+from .application import app, spoken  # first: says it where typer or rich is missing  # isort: skip
 from . import demo, evaluate, oracle, probe, dynamics, cost, calibrate, bench, env  # noqa: F401  # isort: skip
-from .application import app, spoken
 
 
 def main() -> None:
