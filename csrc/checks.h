@@ -49,4 +49,28 @@ inline void check_mergeable(const std::optional<Tensor>& mergeable, const Tensor
   STD_TORCH_CHECK(same, "mergeable must have the shape of x without its last dimension, one flag a row");
 }
 
+// Of `pool`: how many sequences there are.
+inline int64_t check_pool(const Tensor& x, const std::optional<Tensor>& cu_seqlens,
+                          const std::optional<Tensor>& mergeable, double threshold, int64_t window) {
+  check_rows(x, 2, "[N, D]");
+  check_mergeable(mergeable, x);
+  check_rule(threshold, window);
+  if (cu_seqlens) check_index("cu_seqlens", *cu_seqlens, x);
+  const int64_t rows = x.size(0), entries = cu_seqlens ? cu_seqlens->size(0) : 2;
+  check_sizes(rows, x.size(1));
+  check_sequences(entries, rows);
+  return entries - 1;
+}
+
+inline void check_pool_padded(const Tensor& x, const std::optional<Tensor>& lengths,
+                              const std::optional<Tensor>& mergeable, double threshold, int64_t window) {
+  check_rows(x, 3, "[B, T, D]");
+  check_mergeable(mergeable, x);
+  check_rule(threshold, window);
+  if (!lengths) return;
+  check_index("lengths", *lengths, x);
+  STD_TORCH_CHECK(lengths->size(0) == x.size(0), "lengths must have one entry for each of the ", x.size(0),
+                  " sequences of x, got ", lengths->size(0));
+}
+
 }  // namespace affinity_pool

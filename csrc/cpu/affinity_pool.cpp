@@ -39,16 +39,10 @@ void pool_sequences(const Tensor& x, const std::vector<Sequence>& sequences, dou
 
 Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, const std::optional<Tensor>& mergeable_in,
              double threshold, int64_t window) {
-  check_rows(x_in, 2, "[N, D]");
-  check_mergeable(mergeable_in, x_in);
-  check_rule(threshold, window);
-  if (cu_seqlens_in) check_index("cu_seqlens", *cu_seqlens_in, x_in);
-  const int64_t rows = x_in.size(0), dim = x_in.size(1), entries = cu_seqlens_in ? cu_seqlens_in->size(0) : 2;
-  check_sizes(rows, dim);
-  check_sequences(entries, rows);
+  const int64_t batch = check_pool(x_in, cu_seqlens_in, mergeable_in, threshold, window);
+  const int64_t rows = x_in.size(0), dim = x_in.size(1);
   const Tensor x = dense_rows(x_in);
   const std::optional<Tensor> mergeable = dense(mergeable_in), cu_seqlens = dense(cu_seqlens_in);
-  const int64_t batch = entries - 1;
   const int32_t one_sequence[] = {0, static_cast<int32_t>(rows)};
   const int32_t* cu = cu_seqlens ? cu_seqlens->const_data_ptr<int32_t>() : one_sequence;
   STD_TORCH_CHECK(cu[0] == 0, "cu_seqlens must start at 0, got ", cu[0]);
@@ -82,17 +76,12 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
 
 Outputs pool_padded(const Tensor& x_in, const std::optional<Tensor>& lengths_in,
                     const std::optional<Tensor>& mergeable_in, double threshold, int64_t window, bool left_padded) {
-  check_rows(x_in, 3, "[B, T, D]");
-  check_mergeable(mergeable_in, x_in);
-  check_rule(threshold, window);
+  check_pool_padded(x_in, lengths_in, mergeable_in, threshold, window);
   const Tensor x = dense_rows(x_in);
   const std::optional<Tensor> mergeable = dense(mergeable_in), lengths = dense(lengths_in);
   const int64_t batch = x.size(0), width = x.size(1), dim = x.size(2), element = x.element_size();
   const int32_t* valid = nullptr;
   if (lengths) {
-    check_index("lengths", *lengths, x);
-    STD_TORCH_CHECK(lengths->size(0) == batch, "lengths must have one entry for each of the ", batch,
-                    " sequences of x, got ", lengths->size(0));
     valid = lengths->const_data_ptr<int32_t>();
     for (int64_t b = 0; b < batch; ++b)
       STD_TORCH_CHECK(valid[b] >= 0 && valid[b] <= width, "lengths must be in 0..", width,

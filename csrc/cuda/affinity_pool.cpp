@@ -67,18 +67,11 @@ void launch(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds,
 
 Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, const std::optional<Tensor>& mergeable_in,
              double threshold, int64_t window) {
-  check_rows(x_in, 2, "[N, D]");
-  check_mergeable(mergeable_in, x_in);
-  check_rule(threshold, window);
-  if (cu_seqlens_in) check_index("cu_seqlens", *cu_seqlens_in, x_in);
-  const int64_t rows = x_in.size(0), dim = x_in.size(1), entries = cu_seqlens_in ? cu_seqlens_in->size(0) : 2;
-  check_sizes(rows, dim);
-  check_sequences(entries, rows);
+  const int64_t batch = check_pool(x_in, cu_seqlens_in, mergeable_in, threshold, window);
+  const int64_t rows = x_in.size(0), dim = x_in.size(1);
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
   const Tensor x = dense_rows(x_in);
   const std::optional<Tensor> mergeable = dense(mergeable_in), cu_seqlens = dense(cu_seqlens_in);
-  const int64_t batch = entries - 1;
-
   const Outputs outputs{torch::stable::new_empty(x, {rows, dim}), int32_empty(x, {batch + 1}), int32_empty(x, {rows}),
                         int32_empty(x, {rows})};
   auto [values, cu_seqlens_out, segment_ids, counts] = outputs;
@@ -100,15 +93,8 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
 
 Outputs pool_padded(const Tensor& x_in, const std::optional<Tensor>& lengths_in,
                     const std::optional<Tensor>& mergeable_in, double threshold, int64_t window, bool left_padded) {
-  check_rows(x_in, 3, "[B, T, D]");
-  check_mergeable(mergeable_in, x_in);
-  check_rule(threshold, window);
+  check_pool_padded(x_in, lengths_in, mergeable_in, threshold, window);
   const int64_t batch = x_in.size(0), width = x_in.size(1), dim = x_in.size(2);
-  if (lengths_in) {
-    check_index("lengths", *lengths_in, x_in);
-    STD_TORCH_CHECK(lengths_in->size(0) == batch, "lengths must have one entry for each of the ", batch,
-                    " sequences of x, got ", lengths_in->size(0));
-  }
   check_sizes(batch * width, dim);
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
   const Tensor x = dense_rows(x_in);
