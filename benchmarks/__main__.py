@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m affin
 
 
 def parser_for(program: str) -> argparse.ArgumentParser:
-    suites = [f"  {name:<18}{(suite.__doc__ or '').splitlines()[0]}" for name, suite in SUITES.items()]
+    suites = [f"  {name:<18}{next(iter((suite.__doc__ or '').splitlines()), '')}" for name, suite in SUITES.items()]
     parser = argparse.ArgumentParser(
         prog=program,
         description=DESCRIPTION + "\n".join(suites),
