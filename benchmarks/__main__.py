@@ -46,10 +46,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m affin
 
 
 def parser_for(program: str) -> argparse.ArgumentParser:
-    suites = [f"  {name:<18}{next(iter((suite.__doc__ or '').splitlines()), '')}" for name, suite in SUITES.items()]
+    about = {name: (suite.__doc__ or "").partition("\n")[0] for name, suite in SUITES.items()}
     parser = argparse.ArgumentParser(
         prog=program,
-        description=DESCRIPTION + "\n".join(suites),
+        description=DESCRIPTION + "\n".join(f"  {name:<18}{line}" for name, line in about.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("suite", nargs="?", choices=SUITES, metavar="suite", help="headline if left out, on a GPU gpu")
