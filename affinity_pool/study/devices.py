@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from ..devices import accelerator, check_device
+import torch
+
 from . import InputError
+
+
+def accelerator() -> str:
+    """``cuda`` where there is a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def usable_device(name: str | None) -> str:
@@ -14,7 +20,7 @@ def usable_device(name: str | None) -> str:
     """
     name = name or accelerator()
     try:
-        check_device(name)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+        torch.empty(0, device=name).cpu()  # "meta" holds nothing
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch without CUDA asserts that it has none
+        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return name
