@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .application import app, console, explained
+from .application import console, explained
 from .options import Device
 
 
-@app.command()
 def bench(
     suite: Annotated[
         str | None,
@@ -35,7 +34,7 @@ def bench(
     with explained():
         from ..bench import SUITES, run
         from ..bench.table import render
-        from ..study.devices import usable_device
+        from ..study.subject.devices import usable_device
 
         device = usable_device(device)
         suite = suite or ("gpu" if device.startswith("cuda") else "headline")

@@ -5,15 +5,14 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from .application import app, console
+from .application import console
 
 
-@app.command()
 def env() -> None:
     """What can run here: the op's backends, the machine and the versions, as needed in a bug report."""
     from .. import backends
     from ..provenance import provenance
-    from ..study.devices import accelerator
+    from ..study.subject.devices import accelerator
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for header in ("backend", "available", "devices", "detail"):

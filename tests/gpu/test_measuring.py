@@ -96,9 +96,9 @@ def test_contenders_of_the_gpu_suites_exist() -> None:
 
 def test_a_prefill_is_measured(backend: str) -> None:
     pytest.importorskip("transformers", reason="needs transformers")
-    from affinity_pool.study.cost.architectures import random_model, tiny
-    from affinity_pool.study.cost.measure import Options, measure
-    from affinity_pool.study.cost.prompts import forced_cases
+    from affinity_pool.study.experiments.cost.architectures import random_model, tiny
+    from affinity_pool.study.experiments.cost.measure import Options, measure
+    from affinity_pool.study.experiments.cost.prompts import forced_cases
 
     model = random_model(tiny(), torch.device("cuda"), torch.bfloat16)
     for case in [*forced_cases(model, [1.0], [1]), *forced_cases(model, [5.0], [3])]:

@@ -9,14 +9,16 @@ import pytest
 import soundfile
 from test_prompts import AUDIO, CLIPS, PROCESSORS, RATE, blind, random_model, speech_model
 
-from affinity_pool.study import evaluate, oracle, probe
-from affinity_pool.study.calibrate import THRESHOLDS, Curves
-from affinity_pool.study.conditions import Answering, scorable
 from affinity_pool.study.data import Utterance
-from affinity_pool.study.dynamics import Measuring
-from affinity_pool.study.lslm import Lslm
-from affinity_pool.study.runs import Plan, run
-from affinity_pool.study.scores import by_condition, retention, summary
+from affinity_pool.study.experiments.calibrate.run import THRESHOLDS, Curves
+from affinity_pool.study.experiments.dynamics.run import Measuring
+from affinity_pool.study.experiments.evaluate import run as evaluate
+from affinity_pool.study.experiments.oracle import run as oracle
+from affinity_pool.study.experiments.probe import run as probe
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import Answering, scorable
+from affinity_pool.study.runs.scores import by_condition, retention, summary
+from affinity_pool.study.subject.lslm import Lslm
 
 
 @pytest.fixture

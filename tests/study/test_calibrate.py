@@ -11,8 +11,9 @@ import torch
 
 from affinity_pool import patch
 from affinity_pool.models import Site
-from affinity_pool.study import InputError
-from affinity_pool.study.calibrate import (
+from affinity_pool.study.data import open_data
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.experiments.calibrate.run import (
     THRESHOLDS,
     Budget,
     Curves,
@@ -26,10 +27,9 @@ from affinity_pool.study.calibrate import (
     promising,
     save,
 )
-from affinity_pool.study.conditions import divergence
-from affinity_pool.study.data import open_data
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import divergence
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import invoke as run
 
-from affinity_pool.study.lslm import BUNDLED
+from affinity_pool.study.subject.lslm import BUNDLED
 
 
 def test_demo_writes_page_pictures_and_summary(folder: Path, clips: Path, tmp_path: Path) -> None:
@@ -103,15 +103,15 @@ def test_env_lists_backends_and_versions() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from affinity_pool.cli import app\n"
-        "heavy = {'transformers', 'matplotlib', 'jiwer', 'soundfile', 'affinity_pool.study'} & set(sys.modules)\n"
+        "import sys; from affinity_pool.cli.commands import app\n"
+        "heavy = {'transformers', 'matplotlib', 'jiwer', 'soundfile', 'affinity_pool.study.subject', 'affinity_pool.study.runs'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_missing_extra_is_named() -> None:
-    code = "import sys; sys.modules['transformers'] = None; from affinity_pool.cli import main; main()"
+    code = "import sys; sys.modules['transformers'] = None; from affinity_pool.cli.commands import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "this command needs transformers: pip install 'affinity_pool[study]'" in " ".join(done.stdout.split())

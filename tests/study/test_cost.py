@@ -16,11 +16,13 @@ from commands import invoke
 from affinity_pool import Site, pool
 from affinity_pool.bench.table import render
 from affinity_pool.models import patch
-from affinity_pool.study import InputError
-from affinity_pool.study.cost import measure, parts
-from affinity_pool.study.cost.architectures import config_of, mid, qwen2_audio_7b, random_model, tiny
-from affinity_pool.study.cost.memory import peak_bytes
-from affinity_pool.study.cost.prompts import (
+from affinity_pool.study.data.audio import Audio
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.experiments.cost import measure, parts
+from affinity_pool.study.experiments.cost.architectures import config_of, mid, qwen2_audio_7b, random_model, tiny
+from affinity_pool.study.experiments.cost.forced import FINAL_RETENTION, INPUT_RETENTION, Forced, speech
+from affinity_pool.study.experiments.cost.memory import peak_bytes
+from affinity_pool.study.experiments.cost.prompts import (
     Case,
     Pooling,
     Prompt,
@@ -30,10 +32,8 @@ from affinity_pool.study.cost.prompts import (
     inputs_of,
     length_cases,
 )
-from affinity_pool.study.cost.study import method, run
-from affinity_pool.study.data.audio import Audio
-from affinity_pool.study.forced import FINAL_RETENTION, INPUT_RETENTION, Forced, speech
-from affinity_pool.study.lslm import Lslm, load
+from affinity_pool.study.experiments.cost.run import method, run
+from affinity_pool.study.subject.lslm import Lslm, load
 
 CPU = torch.device("cpu")
 BRIEF = measure.Options(rounds=6, new_tokens=2, idle=True)
@@ -150,7 +150,7 @@ def test_the_large_model_is_qwen2_audio_7b() -> None:
 
 def test_the_middle_model_has_its_proportions() -> None:
     """170 million parameters; the encoder's share of a prefill of 30 s, 15 %, lies near the large one's 18 %."""
-    from affinity_pool.study.flops import prefill_flops
+    from affinity_pool.study.efficiency.flops import prefill_flops
 
     assert sum(p.numel() for p in random_model(mid(), torch.device("meta"), torch.float32).parameters()) == (
         pytest.approx(1.7e8, rel=0.02)

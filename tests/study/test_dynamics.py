@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from affinity_pool.study.data import open_data
-from affinity_pool.study.dynamics import Measuring, hidden_states, similarity, summary, words_of
+from affinity_pool.study.experiments.dynamics.run import Measuring, hidden_states, similarity, summary, words_of
 from affinity_pool.study.groups import Span
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,15 @@ from commands import invoke
 from affinity_pool import patch
 from affinity_pool.models import Site
 from affinity_pool.provenance import versions
-from affinity_pool.study import InputError, evaluate, oracle
-from affinity_pool.study.conditions import VANILLA, Answering, scorable
 from affinity_pool.study.data import open_data
-from affinity_pool.study.lslm import Lslm, load
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.experiments.dynamics.page import turns
+from affinity_pool.study.experiments.evaluate import run as evaluate
+from affinity_pool.study.experiments.oracle import run as oracle
 from affinity_pool.study.reductions import planned, quota, uniform_merge
-from affinity_pool.study.report.dynamics_page import turns
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import VANILLA, Answering, scorable
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,13 @@ from commands import invoke as command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError, folders, identity, runs
-from affinity_pool.study.conditions import VANILLA, Answering
 from affinity_pool.study.data import Utterance, open_data
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.runs import batches as runs
+from affinity_pool.study.runs import folders, identity
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import VANILLA, Answering
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from torch import Tensor
 from affinity_pool.models import Reduce, Site, patch
 from affinity_pool.study.data.audio import Audio
 from affinity_pool.study.groups import Span, spans_after_sites
-from affinity_pool.study.lslm import Lslm, load
 from affinity_pool.study.reductions import (
     bipartite_merge,
     drop_randomly,
@@ -26,6 +25,7 @@ from affinity_pool.study.reductions import (
     uniform_drop,
     uniform_merge,
 )
+from affinity_pool.study.subject.lslm import Lslm, load
 
 SECONDS = (0.8, 1.9, 1.3)
 

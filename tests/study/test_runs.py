@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from affinity_pool.models import Site
-from affinity_pool.study import InputError
-from affinity_pool.study.conditions import VANILLA, Answering, Condition, scorable
 from affinity_pool.study.data import open_data
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, problems, run
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.runs.batches import Plan, problems, run
+from affinity_pool.study.runs.conditions import VANILLA, Answering, Condition, scorable
+from affinity_pool.study.subject.lslm import Lslm, load
 
 POOLED = Condition("pooled", {"threshold": 0.6}, [Site(0, 0.3, 1), Site(2, 0.15, 3)])
 

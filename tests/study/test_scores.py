@@ -7,9 +7,9 @@ from typing import Any
 import jiwer
 import pytest
 
-from affinity_pool.study import scores
-from affinity_pool.study.flops import relative_prefill_flops
-from affinity_pool.study.lslm import Lslm, load
+from affinity_pool.study.efficiency.flops import relative_prefill_flops
+from affinity_pool.study.runs import scores
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")

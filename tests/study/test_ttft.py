@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from affinity_pool.study.ttft import Ttft, interleave, median_interval, rounds, timed, total
+from affinity_pool.study.efficiency.ttft import Ttft, interleave, median_interval, rounds, timed, total
 
 
 def test_runs_alternate_and_warm_up_does_not_count() -> None:

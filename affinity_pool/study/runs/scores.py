@@ -1,0 +1,158 @@
+"""What a run's records come to: for each task and condition the metrics with their intervals, tokens left, operations.
+
+Conditions are compared on the same utterances: differences are of pairs, and a recording that could not be used is
+missing from all conditions alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..efficiency.flops import decoder_config, prefill_flops, tokens_per_layer
+from ..metrics import Counts, Interval, Metric, interval, paired
+from ..subject.lslm import Lslm
+from .batches import Record, problems
+from .conditions import VANILLA, metrics_of
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one condition over the utterances of one task."""
+
+    metric: Metric
+    value: Interval
+    difference: Interval | None
+    """To the unpooled model, in the metric's own unit; None for that model itself."""
+
+    def json(self) -> Record:
+        """As it goes into ``summary.json``, rounded."""
+        return {**_rounded(self.value), "difference": None if self.difference is None else _rounded(self.difference)}
+
+
+def answered(records: Sequence[Record]) -> list[Record]:
+    """Records of recordings that could be used and whose right answer is known."""
+    return [record for record in records if "problem" not in record and record["reference"] is not None]
+
+
+def by_condition(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """In the order of their first record; recordings that could not be used are left out."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if "problem" not in record:
+            groups.setdefault(record["condition"], []).append(record)
+    return groups
+
+
+def by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Answered records by task, and by language where a task comes in several: metrics differ between languages."""
+    known = answered(records)
+    languages: dict[str, set[str | None]] = {}
+    for record in known:
+        languages.setdefault(record["task"], set()).add(record["language"])
+    groups: dict[str, list[Record]] = {}
+    for record in known:
+        task, language = record["task"], record["language"]
+        groups.setdefault(f"{task} ({language})" if len(languages[task]) > 1 else task, []).append(record)
+    return groups
+
+
+def score(
+    records: Sequence[Record], against: Mapping[str, str] | None = None, judge: Metric | None = None
+) -> dict[str, dict[str, Score]]:
+    """``[condition][metric]`` over the records of one task; the headline metric is the first, a judge's if it judged.
+
+    ``against[condition]`` is the one whose figures are taken off its own; without it the unpooled model is, where it
+    was run.
+    """
+    groups = by_condition(records)
+    metrics = metrics_of(records[0])
+    if judge is not None and "judged" in records[0]:
+        metrics = (judge, *metrics)
+    counts = {
+        (name, metric.name): np.stack([_counts(metric, record) for record in group])
+        for name, group in groups.items()
+        for metric in metrics
+    }
+
+    def one(name: str, metric: Metric) -> Score:
+        own, other = counts[name, metric.name], VANILLA.name if against is None else against.get(name, name)
+        compared = other != name and other in groups
+        return Score(
+            metric, interval(own, metric), paired(counts[other, metric.name], own, metric) if compared else None
+        )
+
+    return {name: {metric.name: one(name, metric) for metric in metrics} for name in groups}
+
+
+def _counts(metric: Metric, record: Record) -> Counts:
+    if metric.name == "judge":
+        return np.array(record["judged"], np.float64)  # None becomes NaN: could not be scored
+    return metric.counts(record["reference"], record["answer"])
+
+
+def retention(records: Sequence[Record]) -> list[float]:
+    """Audio tokens left after each site of one condition, as shares of what the encoder made."""
+    whole = sum(record["audio_tokens"] for record in records)
+    left = zip(*(record["kept"] for record in records), strict=True)
+    return [sum(kept) / whole for kept in left]
+
+
+def relative_flops(config: Any, records: Sequence[Record]) -> float:
+    """Decoder prefill of one condition over that of the unpooled model, all recordings together."""
+    depth = decoder_config(config).num_hidden_layers
+    pooled = whole = 0.0
+    for record in records:
+        text, audio = record["text_tokens"], record["audio_tokens"]
+        after = {layer: text + kept for layer, kept in zip(record["layers"], record["kept"], strict=True)}
+        pooled += prefill_flops(config, tokens_per_layer(depth, text + audio, after)).total
+        whole += prefill_flops(config, [text + audio] * depth).total
+    return pooled / whole
+
+
+def summary(
+    lslm: Lslm, plan: Record, records: Sequence[Record], provenance: Record, judge: Metric | None = None
+) -> Record:
+    """Everything a run of conditions found and what it was found with, as JSON."""
+    scores = {task: score(of, judge=judge) for task, of in by_task(records).items()}
+    metrics = {task: [s.metric for s in next(iter(found.values())).values()] for task, found in scores.items()}
+    return {
+        "command": plan["command"],
+        "config": plan,
+        "provenance": provenance,
+        "unusable": problems(records),
+        "metrics": {task: [metric_json(metric) for metric in found] for task, found in metrics.items()},
+        "conditions": [
+            {
+                "name": name,
+                **of[0]["facts"],
+                "layers": of[0]["layers"],
+                "utterances": len(of),
+                "audio_tokens": sum(record["audio_tokens"] for record in of),
+                "retention": [round(share, 6) for share in retention(of)],
+                "relative_flops": round(relative_flops(lslm.model.config, of), 6),
+                "scores": {
+                    task: {metric: s.json() for metric, s in found[name].items()} for task, found in scores.items()
+                },
+            }
+            for name, of in by_condition(records).items()
+        ],
+    }
+
+
+def metric_json(metric: Metric) -> Record:
+    return {
+        "name": metric.name,
+        "title": metric.title,
+        "better": metric.better,
+        "percent": metric.percent,
+        "signature": metric.signature,
+    }
+
+
+def _rounded(found: Interval) -> Record:
+    bounds = [None if bound is None else round(bound, 6) for bound in (found.low, found.high)]
+    return {"value": round(found.value, 6), "interval_95": bounds, "utterances": found.utterances}
