@@ -25,6 +25,10 @@ ON_CPU = ("target", "headline", "sweep", "overhead")  # an instruction set is pa
 
 def render(results: Record, source: str | None = None) -> str:
     """The table of a results file, and a line on where its numbers come from."""
+    if results["suite"] == "cost":
+        from ..study.cost import table
+
+        return table.render(results, source)
     return f"{TABLES[results['suite']](results['results'])}\n\n{origin(results, source)}\n"
 
 
@@ -154,34 +158,6 @@ def gpu_sweep_table(records: Sequence[Record]) -> str:
     return markdown(["", "", *titles], [[*r, *[""] * (len(titles) + 2 - len(r))] for r in rows])
 
 
-def cost_table(records: Sequence[Record]) -> str:
-    """Of ``affinity-pool cost``."""
-    idle = records[0]["idle"] is not None
-    rows = []
-    for r in records:
-        memory, decode = r["dynamic_bytes"], r["decode"]
-        rows.append(
-            [
-                r["name"],
-                " → ".join(str(n) for n in r["tokens"]),
-                *(f"{1e3 * r[which]['p50']:.1f} ms" for which in ("vanilla_seconds", "pooled_seconds")),
-                f"**{r['ratio']:.3f}** {bounds(r)}",
-                *([f"{r['idle']['ratio']:.3f} {bounds(r['idle'])}"] if idle else []),
-                f"{1e3 * r['pooling_seconds']:.2f} ms",
-                f"{memory[0] / memory[1]:.2f}x" if memory else "",
-                f"{r['kv_bytes'][0] / r['kv_bytes'][1]:.2f}x",
-                f"{decode['ratio']:.2f} {bounds(decode)}",
-            ]
-        )
-    titles = ["audio", "tokens", "TTFT", "pooled", "vanilla / pooled", *(["where nothing merges"] if idle else [])]
-    return markdown([*titles, "pooling", "peak memory, saved", "KV cache, saved", "decoding, faster"], rows)
-
-
-def bounds(record: Record) -> str:
-    low, high = record["ratio_ci95"]
-    return f"[{low:.3f}, {high:.3f}]"
-
-
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "target": target_table,
     "headline": headline_table,
@@ -191,7 +167,6 @@ TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "gpu-headline": gpu_table,
     "gpu": gpu_table,
     "gpu-sweep": gpu_sweep_table,
-    "cost": cost_table,
 }
 
 

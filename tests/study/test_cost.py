@@ -14,7 +14,6 @@ import torch
 from commands import invoke
 
 from affinity_pool import Site, pool
-from affinity_pool.bench.table import render
 from affinity_pool.models import patch
 from affinity_pool.study.data.audio import Audio
 from affinity_pool.study.errors import InputError
@@ -33,6 +32,7 @@ from affinity_pool.study.experiments.cost.prompts import (
     length_cases,
 )
 from affinity_pool.study.experiments.cost.run import method, run
+from affinity_pool.study.experiments.cost.table import render
 from affinity_pool.study.subject.lslm import Lslm, load
 
 CPU = torch.device("cpu")

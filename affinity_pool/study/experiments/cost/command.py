@@ -58,12 +58,12 @@ def cost(
     slower. With --random-weights the cost of a model is measured without having it.
     """
     with explained():
-        from ....bench.table import render
         from ...report.page import write
         from ...runs import folders, identity
         from . import page as cost_page
         from .measure import Options
         from .run import method, run
+        from .table import render
 
         folders.take(out, "cost")
         options = Options(rounds, new_tokens, idle)

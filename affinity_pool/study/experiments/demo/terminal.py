@@ -139,7 +139,7 @@ def _shown(text: str, style: str = "") -> Text:
 
 def _costs(demo: Demo) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for header in ("audio tokens", "FLOPs", "KV", "TTFT, ms", "ratio [95 %]"):
         table.add_column(header, justify="right", no_wrap=True)
     for clip in demo.clips:
