@@ -93,7 +93,8 @@ def scheduling() -> str | None:
 
 def changed_sources() -> list[str] | None:
     """Files that decide the result and differ from the commit; None outside a checkout."""
-    status = git("status", "--porcelain", "--", "csrc", "affinity_pool", ":(glob)examples/**/*.py", "setup.py")
+    code = ("csrc", "triton_kernels", "affinity_pool", ":(glob)examples/**/*.py", "setup.py")
+    status = git("status", "--porcelain", "--", *code)
     return None if status is None else sorted(line[2:].strip() for line in status.splitlines())
 
 
@@ -105,7 +106,8 @@ def sources() -> str:
     digest = hashlib.sha256()
     files = [*REPOSITORY.glob("affinity_pool/**/*.py")]
     if is_source_tree():
-        files += [*REPOSITORY.glob("csrc/**/*"), REPOSITORY / "setup.py"]
+        linked = REPOSITORY.glob("triton_kernels/**/*.py")  # which the package has by a link, and glob follows none
+        files += [*linked, *REPOSITORY.glob("csrc/**/*"), REPOSITORY / "setup.py"]
     for path in sorted(file for file in files if file.is_file()):
         digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

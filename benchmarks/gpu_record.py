@@ -22,7 +22,7 @@ from gpu_shell import ROOT
 
 WORK = ROOT / "build" / "gpu-check"
 SOURCES = (
-    *("csrc/**/*", "affinity_pool/**/*.py", "setup.py", "tests/**/*.py"),
+    *("csrc/**/*", "triton_kernels/**/*.py", "affinity_pool/**/*.py", "setup.py", "tests/**/*.py"),
     *("benchmarks/gpu_*.py", "benchmarks/sanitize.py", "benchmarks/planted_fault.py"),
 )
 

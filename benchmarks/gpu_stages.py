@@ -209,7 +209,7 @@ def sanitizer_options(offered: str, backend: str) -> list[str]:
 
 def triton_kernels() -> list[str]:
     """Names of the functions that Triton compiles: those of its kernels are among them."""
-    sources = "".join(p.read_text() for p in sorted((ROOT / "affinity_pool" / "triton_kernels").glob("*.py")))
+    sources = "".join(p.read_text() for p in sorted((ROOT / "triton_kernels").glob("*.py")))
     return sorted(set(re.findall(r"^@triton\.jit.*\ndef (\w+)", sources, re.MULTILINE)))
 
 

@@ -11,12 +11,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import affinity_pool
 from affinity_pool.provenance import versions
 
 ROOT = Path(__file__).parents[1]
 NVCC = shutil.which(os.environ.get("NVCC", "nvcc"))
+NO_COMPILER = "no-such-compiler"
 
 
 def setup(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,35 +32,65 @@ def setup(tree: Path, *command: str, **environment: str) -> subprocess.Completed
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source distribution of a copy of the tree, which others would build from."""
-    folder = tmp_path_factory.mktemp("sdist")
-    tree = folder / "tree"
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, with its links."""
+    tree = tmp_path_factory.mktemp("checkout") / "tree"
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    for part in ("affinity_pool", "csrc", "tests"):
-        shutil.copytree(ROOT / part, tree / part, ignore=ignore)
+    for part in ("affinity_pool", "csrc", "triton_kernels", "tests"):
+        shutil.copytree(ROOT / part, tree / part, ignore=ignore, symlinks=True)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    built = setup(tree, "sdist", "-d", str(folder), NVCC="none")
+    return tree
+
+
+def build(tree: Path, command: str, folder: Path, **environment: str) -> tuple[str, Path]:
+    """What building a distribution into a folder prints, and the file."""
+    built = setup(tree, command, "-d", str(folder), **environment)
     assert built.returncode == 0, built.stderr[-4000:]
-    (made,) = folder.glob("*.tar.gz")
-    return made
+    (made,) = folder.glob("*.tar.gz" if command == "sdist" else "*.whl")
+    return built.stdout, made
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path) -> Path:
+    """The source distribution, which others would build from."""
+    return build(tree, "sdist", tree.parent, NVCC="none")[1]
 
 
 def wheel(sdist: Path, folder: Path, **environment: str) -> tuple[str, Path]:
     """What building a wheel of the unpacked sdist prints, and the wheel."""
     shutil.unpack_archive(sdist, folder)
     (tree,) = folder.iterdir()
-    built = setup(tree, "bdist_wheel", "-d", str(folder), **environment)
-    assert built.returncode == 0, built.stderr[-4000:]
-    (made,) = folder.glob("*.whl")
-    return built.stdout, made
+    return build(tree, "bdist_wheel", folder, **environment)
+
+
+@pytest.fixture(scope="module")
+def pure(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The same where there is no compiler."""
+    return wheel(sdist, tmp_path_factory.mktemp("pure"), CXX=NO_COMPILER)
+
+
+def unpacked(made: Path) -> Path:
+    """The folder that a wheel is installed into."""
+    site = made.with_suffix(".site")
+    zipfile.ZipFile(made).extractall(site)
+    return site
+
+
+@pytest.fixture(params=["checkout", "editable", "wheel", "wheel of the sdist"])
+def site(request: pytest.FixtureRequest, tree: Path, pure: tuple[str, Path], tmp_path: Path) -> Path:
+    """Where the package is when it is run from a checkout, and installed in each way there is."""
+    if request.param == "checkout":
+        return tree
+    if request.param == "wheel of the sdist":
+        return unpacked(pure[1])
+    command = "editable_wheel" if request.param == "editable" else "bdist_wheel"
+    return unpacked(build(tree, command, tmp_path, CXX=NO_COMPILER)[1])
 
 
 def backends(made: Path) -> dict[str, str]:
     """Name and line of each backend when the wheel is imported, and used, in a fresh interpreter."""
-    site = made.parent / "site"
-    zipfile.ZipFile(made).extractall(site)
+    site = unpacked(made)
     program = """
 import torch, affinity_pool
 assert affinity_pool.pool(torch.ones(3, 2)).counts.tolist() == [3]
@@ -77,6 +109,7 @@ def test_the_sdist_holds_every_source_and_no_test(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    sources |= {f"affinity_pool/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("triton_kernels/*.py")}
     assert sources <= names
     assert not [name for name in names if name.startswith("tests") or name.endswith((".so", ".o"))]
     assert sdist.stat().st_size < 2**20
@@ -87,8 +120,8 @@ def test_the_version_is_that_of_the_code(sdist: Path) -> None:
     assert versions()["affinity_pool"] == affinity_pool.__version__
 
 
-def test_without_a_compiler_the_package_is_pure_python_and_says_so(sdist: Path, tmp_path: Path) -> None:
-    said, made = wheel(sdist, tmp_path, CXX="no-such-compiler")
+def test_without_a_compiler_the_package_is_pure_python_and_says_so(pure: tuple[str, Path]) -> None:
+    said, made = pure
     assert "installing without compiled kernels: no C++ compiler found; install g++ or set CXX" in said
     assert made.name.endswith("py3-none-any.whl")
     names = zipfile.ZipFile(made).namelist()
@@ -98,6 +131,25 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(sdist: Path, 
     assert f"affinity_pool-{affinity_pool.__version__}.dist-info/METADATA" in names
     assert not [name for name in names if name.endswith(".so")]
     assert " no " in backends(made)["cpu"]
+
+
+def test_however_it_is_installed_the_package_has_what_it_links_to(site: Path) -> None:
+    """``affinity_pool.triton_kernels`` is a folder beside the package in a checkout, and one in it in a wheel."""
+    program = """
+import sys, site
+site.addsitedir(sys.argv[1])  # reads the .pth file of an editable install
+from importlib.util import find_spec
+print(find_spec("affinity_pool.triton_kernels.scan").origin)
+"""
+    others = Path(torch.__file__).parents[1]  # without its .pth files, one of which may be this package's own
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{site}{os.pathsep}{others}"}
+    command = [sys.executable, "-S", "-c", program, str(site)]
+    run = subprocess.run(command, env=environment, cwd=site.parent, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    folder = Path(run.stdout).parent
+    assert not folder.is_relative_to(ROOT)
+    installed = {path.name for path in folder.glob("*.py")}
+    assert installed == {path.name for path in (ROOT / "triton_kernels").glob("*.py")}
 
 
 def test_without_nvcc_the_cpu_kernels_are_built(sdist: Path, tmp_path: Path) -> None:

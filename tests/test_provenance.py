@@ -15,6 +15,8 @@ from affinity_pool import provenance
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 
 PACKAGE = Path(affinity_pool.__file__).parent
+LINKED = [path.name for path in PACKAGE.iterdir() if path.is_symlink()]
+"""Packages whose folders lie beside affinity_pool, which links to them."""
 SOURCES = shutil.ignore_patterns("*.so", "__pycache__")
 
 
@@ -36,7 +38,9 @@ def repository(folder: Path) -> str:
 
 def source_tree(folder: Path) -> Path:
     """A copy of this project, as a download is one."""
-    shutil.copytree(PACKAGE, folder / "affinity_pool", ignore=SOURCES)
+    shutil.copytree(PACKAGE, folder / "affinity_pool", ignore=SOURCES, symlinks=True)
+    for linked in LINKED:
+        shutil.copytree(PACKAGE / linked, folder / linked, ignore=SOURCES)
     (folder / "csrc").mkdir()
     (folder / "csrc" / "kernel.h").write_text("// ours\n")
     (folder / "setup.py").write_text("# ours\n")
@@ -84,6 +88,17 @@ def test_a_checkout_names_its_commit_and_what_was_changed(tmp_path, of):
     assert of(tmp_path / "checkout") == (commit, [])
     (tmp_path / "checkout" / "setup.py").write_text("# changed\n")
     assert of(tmp_path / "checkout") == (commit, ["setup.py"])
+
+
+@pytest.mark.parametrize("file", ["triton_kernels/scan.py"])
+def test_what_the_package_links_to_is_among_the_sources(tmp_path, of, file):
+    tree = source_tree(tmp_path / "checkout")
+    commit = repository(tree)
+    assert of(tree) == (commit, [])
+    before = provenance.sources()
+    (tree / file).write_text("# changed\n")
+    assert of(tree) == (commit, [file])
+    assert provenance.sources() != before
 
 
 def test_a_worktree_and_a_submodule_are_checkouts(tmp_path, of):
