@@ -17,7 +17,7 @@ except ImportError as error:
 from . import kimi_audio as _kimi_audio  # noqa: F401  # registers its family
 from .families import FAMILIES, UNFIT, Family
 from .patch import Handle, patch, unpatch
-from .sites import PRESETS, Reduce, Site
+from .sites import PRESETS, Reduction, Site
 from .stats import PrefillStats, SiteStats
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "Family",
     "Handle",
     "PrefillStats",
-    "Reduce",
+    "Reduction",
     "Site",
     "SiteStats",
     "patch",

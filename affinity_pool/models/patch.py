@@ -268,14 +268,7 @@ class Handle:
         columns = hidden.shape[1]
         if not run.records:
             self._meet_caller(run, hidden)
-        pooled = site.reduce(
-            hidden,
-            run.lengths,
-            mergeable=run.audio,
-            threshold=site.threshold,
-            window=site.window,
-            left_padded=True,
-        )
+        pooled = site.reduce(hidden, run.lengths, run.audio)
         before, after = _tokens(run, pooled.lengths, columns)
         run.records.append(SiteRecord(site.layer, run.audio, before, after, pooled.segment_ids, pooled.counts))
         run.before = before

@@ -151,7 +151,7 @@ def report(bench: Bench, checkpoint: Path, sets: Sequence[str], out: Path) -> No
             for inputs, wanted in bench.batches(name, task):
                 bench.ask(inputs, wanted, (), plain)
                 stats = bench.ask(inputs, wanted, sites, pooled)
-                same_counts = [Site(s.layer, reduce=drop_uniformly(torch.tensor(s.audio_after))) for s in stats]
+                same_counts = [Site(s.layer, reduction=drop_uniformly(torch.tensor(s.audio_after))) for s in stats]
                 bench.ask(inputs, wanted, same_counts, dropped)
             assert dropped.kept == pooled.kept
             row = {

@@ -110,21 +110,21 @@ def test_a_batch_is_uneven_after_pooling_and_right_on_average() -> None:
 @pytest.mark.parametrize("window", [1, 3])
 def test_made_rows_pool_to_the_groups_planned(window: int) -> None:
     spoken = speech(qwen2_audio_7b(), 40, 2)
-    forced = Forced.at(spoken, 0, 256, torch.bfloat16, CPU)
-    pooled = forced(forced.rows, forced.lengths, mergeable=forced.audio, window=window, left_padded=True)
+    forced = Forced.at(Site(0, window=window), spoken, 0, 256, torch.bfloat16, CPU)
+    pooled = forced(forced.rows, forced.lengths, forced.audio)
     assert pooled.lengths.tolist() == spoken.tokens(1)
     row = forced.rows[1, forced.rows.shape[1] - spoken.tokens(0)[1] :]
     assert pool(row, mergeable=forced.audio[1, -len(row) :], window=window).counts.shape[0] == spoken.tokens(1)[1]
 
 
 def test_rows_for_another_shape_are_refused() -> None:
-    forced = Forced.at(speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
+    forced = Forced.at(Site(0), speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
     with pytest.raises(RuntimeError, match=r"rows were made for \[1, 57, 64\] torch.float32, got \[1, 56, 64\]"):
-        forced(forced.rows[:, 1:])
+        forced(forced.rows[:, 1:], forced.lengths, forced.audio[:, 1:])
 
 
 def test_a_prefill_off_its_plan_is_not_timed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    unmerged = Forced.at(speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
+    unmerged = Forced.at(Site(0), speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
     unmerged.rows.copy_(torch.randn(unmerged.rows.shape))
     monkeypatch.setattr(Forced, "at", lambda *_: unmerged)
     with pytest.raises(RuntimeError, match=r"tokens after the sites are .* as planned"):

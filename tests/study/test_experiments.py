@@ -107,16 +107,16 @@ def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> No
     units = oracle.units_of("0.2", None, lslm)(utterance, utterance.load(lslm.rate), tokens)
     seen: list[torch.Tensor] = []
 
-    def reduce(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        pooled = planned(lambda row, n: uniform_merge(units, quota(units, tokens=1)))(x, *arguments, **options)
-        audio = options["mergeable"][0]
+    def reduce(x: torch.Tensor, lengths: torch.Tensor | None, mergeable: torch.Tensor) -> Any:
+        pooled = planned(lambda row, n: uniform_merge(units, quota(units, tokens=1)))(x, lengths, mergeable)
+        audio = mergeable[0]
         first = int(audio.nonzero()[0]) + x.shape[1] - int(pooled.lengths[0])  # what is left ends at the right
         for place, span in enumerate(units):
             mean = x[0, audio][span.start : span.end].double().mean(0)
             seen.append((pooled.values[0, first + place].double() - mean).abs().max())
         return pooled
 
-    with patch(lslm.model, [Site(1, reduce=reduce)]):
+    with patch(lslm.model, [Site(1, reduction=reduce)]):
         lslm.generate(inputs, longest=1)
     assert len(seen) == len(units) > 2
     assert max(seen) < 1e-6

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from affinity_pool.models import Reduce, Site, patch
+from affinity_pool.models import Reduction, Site, patch
 from affinity_pool.study.data.audio import Audio
 from affinity_pool.study.groups import Span, spans_after_sites
 from affinity_pool.study.reductions import (
@@ -65,9 +65,9 @@ def inputs(lslm: Lslm, recordings: list[Audio]) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def logits(lslm: Lslm, inputs: dict[str, Tensor], layer: int, reduce: Reduce) -> tuple[Tensor, list[int]]:
+def logits(lslm: Lslm, inputs: dict[str, Tensor], layer: int, reduction: Reduction) -> tuple[Tensor, list[int]]:
     """``[B, vocabulary]`` after the prompt, and the audio tokens left of each row."""
-    with patch(lslm.model, [Site(layer, reduce=reduce)]) as handle:
+    with patch(lslm.model, [Site(layer, reduction=reduction)]) as handle:
         out = lslm.model(**inputs).logits[:, -1]
     assert handle.stats is not None
     return out, handle.stats.sites[0].audio_after
@@ -106,8 +106,8 @@ def test_an_oracle_compresses_each_unit_of_each_recording(lslm, inputs, operator
     audio = lslm.audio_positions(inputs)
     units = [[Span(0, 3), Span(3, 4), Span(4, n)] for n in audio.sum(1).tolist()]
     keep = [quota(row, share=0.4) for row in units]
-    reduce = planned(lambda row, n: operator(units[row], keep[row]))
-    with torch.inference_mode(), patch(lslm.model, [Site(layer, reduce=reduce)]) as handle:
+    reduction = planned(lambda row, n: operator(units[row], keep[row]))
+    with torch.inference_mode(), patch(lslm.model, [Site(layer, reduction=reduction)]) as handle:
         lslm.model(**inputs)
     assert handle.stats is not None
     for row, (own, kept) in enumerate(zip(units, keep, strict=True)):
@@ -118,8 +118,8 @@ def test_an_oracle_compresses_each_unit_of_each_recording(lslm, inputs, operator
 
 def test_generation_and_a_second_site_go_on_from_what_is_left(lslm, inputs) -> None:
     sites = [
-        Site(0, reduce=drop_uniformly(torch.tensor([8, 12, 9]))),
-        Site(2, reduce=interpolate(torch.tensor([3] * 3))),
+        Site(0, reduction=drop_uniformly(torch.tensor([8, 12, 9]))),
+        Site(2, reduction=interpolate(torch.tensor([3] * 3))),
     ]
     with patch(lslm.model, sites) as handle:
         assert lslm.generate(inputs).shape[0] == 3
@@ -128,6 +128,6 @@ def test_generation_and_a_second_site_go_on_from_what_is_left(lslm, inputs) -> N
 
 
 def test_a_plan_for_another_recording_is_refused(lslm, inputs) -> None:
-    reduce = planned(lambda row, n: uniform_merge([Span(0, 7)], [3]))
+    reduction = planned(lambda row, n: uniform_merge([Span(0, 7)], [3]))
     with pytest.raises(ValueError, match=r"plan of row 0 must be int64 \[\d+\], one entry for each"):
-        logits(lslm, inputs, 0, reduce)
+        logits(lslm, inputs, 0, reduction)

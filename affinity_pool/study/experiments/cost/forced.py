@@ -1,7 +1,7 @@
 """Prompts of a planned size whose audio pools to a planned number of tokens, whatever the model's weights.
 
-With random weights similarities mean nothing. So a site's op gets, in place of the hidden states, rows of their shape
-that hold the groups wanted (:class:`Forced`): it does all its work, on other numbers, and nothing is added to it.
+With random weights similarities mean nothing. So a site pools, in place of the hidden states, rows of their shape
+that hold the groups wanted (:class:`Forced`): the op does all its work, on other numbers, and nothing is added to it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....models import PrefillStats
-from ....pooling import pool_padded
+from ....models import PrefillStats, Site
 from ....results import PooledPadded
 
 INPUT_RETENTION, FINAL_RETENTION = 0.7864, 0.1491  # of the audio tokens; the paper's Dual Affinity Pooling, aggressive
@@ -95,15 +94,16 @@ def model_inputs(model: Any, spoken: Speech) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Forced:
-    """``pool_padded`` on rows that hold given groups, whatever the hidden states are: a site's ``reduce``."""
+    """A site's own pooling, of rows that hold given groups, whatever the hidden states are."""
 
+    site: Site
     rows: Tensor
     """``[B, T, D]`` of the hidden states' shape and dtype, padded on the left."""
     lengths: Tensor
     audio: Tensor
 
     @classmethod
-    def at(cls, spoken: Speech, stage: int, dim: int, dtype: torch.dtype, device: torch.device) -> Forced:
+    def at(cls, site: Site, spoken: Speech, stage: int, dim: int, dtype: torch.dtype, device: torch.device) -> Forced:
         """Rows of a group repeat a random row with a fifth of noise (cosine 0.96), others are strangers (0 +- 0.02)."""
         width = max(spoken.tokens(stage))
         rows = torch.zeros(spoken.batch, width, dim, dtype=dtype, device=device)
@@ -114,23 +114,12 @@ class Forced:
             noise = random(length, dim)
             rows[row, width - length :] = random(int(group[-1]) + 1, dim)[group].add_(noise, alpha=0.2).to(dtype)
         lengths = torch.tensor(spoken.tokens(stage), dtype=torch.int32, device=device)
-        return cls(rows, lengths, _audio_columns(spoken, stage).to(device))
+        return cls(site, rows, lengths, _audio_columns(spoken, stage).to(device))
 
-    def __call__(
-        self,
-        x: Tensor,
-        lengths: Tensor | None = None,
-        *,
-        mergeable: Tensor | None = None,
-        threshold: float = 0.8,
-        window: int = 3,
-        left_padded: bool = False,
-    ) -> PooledPadded:
+    def __call__(self, x: Tensor, lengths: Tensor | None, mergeable: Tensor) -> PooledPadded:
         if (x.shape, x.dtype) != (self.rows.shape, self.rows.dtype):
             raise RuntimeError(f"rows were made for {list(self.rows.shape)} {self.rows.dtype}, got {list(x.shape)}")
-        return pool_padded(
-            self.rows, lengths, mergeable=mergeable, threshold=threshold, window=window, left_padded=left_padded
-        )
+        return self.site.reduce(self.rows, lengths, mergeable)
 
 
 def _group_ids(spoken: Speech, stage: int, row: int) -> Tensor:

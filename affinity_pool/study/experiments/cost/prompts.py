@@ -74,7 +74,7 @@ def _forced(model: Any, seconds: float, batch: int) -> list[Prompt]:
     text = model.config.text_config
     spoken = speech(model.config, seconds, batch)
     sites = tuple(
-        replace(site, reduce=Forced.at(spoken, stage, text.hidden_size, model.dtype, model.device))
+        replace(site, reduction=Forced.at(site, spoken, stage, text.hidden_size, model.dtype, model.device))
         for stage, site in enumerate(preset("aggressive", text.num_hidden_layers))
     )
     return [Prompt(model_inputs(model, spoken), seconds, Pooling(sites, "keep"), partial(check_forced, spoken))]

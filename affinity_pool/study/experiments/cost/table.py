@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...bench.table import markdown, origin
+from ....bench.table import markdown, origin
 
 Record = dict[str, Any]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ....models import Reduce, Site
+from ....models import Reduction, Site
 from ....models.sites import Positions, resolve
 from ...data import Audio
 from ...errors import InputError
@@ -28,7 +28,7 @@ from ...runs.conditions import VANILLA, Condition
 from ...subject.lslm import Lslm
 
 SPEED_UP = "speed-up"
-REDUCTIONS: dict[str, Callable[[Tensor, Batch, int], Reduce]] = {
+REDUCTIONS: dict[str, Callable[[Tensor, Batch, int], Reduction]] = {
     "random-drop": lambda kept, batch, seed: drop_randomly(kept, batch.seeds(seed)),
     "uniform-drop": lambda kept, batch, seed: drop_uniformly(kept),
     "uniform-merge": lambda kept, batch, seed: merge_uniformly(kept),
@@ -116,12 +116,12 @@ def summary(
 
 
 def _at_same_counts(
-    pooled: Condition, reduction: Callable[[Tensor, Batch, int], Reduce], seed: int, batch: Batch
+    pooled: Condition, reduction: Callable[[Tensor, Batch, int], Reduction], seed: int, batch: Batch
 ) -> list[Site]:
     assert not callable(pooled.sites)
     counts = batch.kept[pooled.name]
     return [
-        Site(site.layer, reduce=reduction(torch.tensor(kept), batch, seed))
+        Site(site.layer, reduction=reduction(torch.tensor(kept), batch, seed))
         for site, kept in zip(pooled.sites, counts, strict=True)
     ]
 

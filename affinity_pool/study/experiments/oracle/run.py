@@ -98,7 +98,7 @@ def _sites(operator: Operator, budget: Budget, layer: int, seed: int, batch: Bat
         cut = batch.known[row]
         return operator(cut, quota(cut, tokens=budget.tokens, share=budget.share), seeds[row])
 
-    return [Site(layer, reduce=planned(plan))]
+    return [Site(layer, reduction=planned(plan))]
 
 
 def units_of(kind: str, source: str | None, lslm: Lslm) -> Prepare:
