@@ -2,7 +2,7 @@
 
 A room for each experiment is in ``experiments``: its run, its page and its command. What they share:
 
-- ``subject``: the model under study, and how it is asked;
+- ``subject``: the model under study; ``prompts``: how each family is asked;
 - ``data``: recordings, manifests, data sets, word times;
 - ``reductions``: what stands in for Affinity Pooling; ``groups``: which audio tokens a token stands for;
 - ``runs``: batches of recordings under several conditions, kept in a folder, resumed, shared by processes;

@@ -161,8 +161,8 @@ def report(bench: Bench, checkpoint: Path, sets: Sequence[str], out: Path) -> No
                 "utterances": len(plain.words),
                 "words": sum(plain.words),
                 "retention": {str(layer): share for layer, share in pooled.retention().items()},
-                "error": {"vanilla": plain.error, "pooled": pooled.error, "uniform_drop": dropped.error},
-                "pooled_minus_vanilla": difference(pooled, plain),
+                "error": {"unpooled": plain.error, "pooled": pooled.error, "uniform_drop": dropped.error},
+                "pooled_minus_unpooled": difference(pooled, plain),
                 "drop_minus_pooled": difference(dropped, pooled),
             }
             rows.append(row)

@@ -93,7 +93,7 @@ def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vanilla", "pooled", "share"),
+    ("unpooled", "pooled", "share"),
     [
         ("one two", "one two", 0),
         ("one two", "One, two.", 0),
@@ -102,8 +102,8 @@ def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
         ("a", "b" * 50, 1),
     ],
 )
-def test_disagreement_counts_changed_characters(vanilla: str, pooled: str, share: float) -> None:
-    assert disagreement({"answer": vanilla}, {"answer": pooled}, "answer") == pytest.approx(share)
+def test_disagreement_counts_changed_characters(unpooled: str, pooled: str, share: float) -> None:
+    assert disagreement({"answer": unpooled}, {"answer": pooled}, "answer") == pytest.approx(share)
 
 
 def test_divergence_is_zero_for_itself_and_torchs_otherwise() -> None:

@@ -303,7 +303,7 @@ def test_prompts_of_a_case_are_averaged(lslm: Lslm) -> None:
         assert both[figure] == [sum(pair) // 2 for pair in zip(*(one[figure] for one in alone), strict=True)]
     decoder = [one["flops"]["decoder"]["pooled"] for one in alone]
     assert both["flops"]["decoder"]["pooled"] == pytest.approx(sum(decoder) / 2)
-    for way in ("vanilla", "pooled"):
+    for way in ("unpooled", "pooled"):
         assert len(both["rounds"]["prefill"][way]) == 6
 
 

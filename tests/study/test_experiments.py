@@ -20,7 +20,7 @@ from affinity_pool.study.experiments.evaluate import run as evaluate
 from affinity_pool.study.experiments.oracle import run as oracle
 from affinity_pool.study.reductions import planned, quota, uniform_merge
 from affinity_pool.study.runs.batches import Plan, run
-from affinity_pool.study.runs.conditions import VANILLA, Answering, scorable
+from affinity_pool.study.runs.conditions import UNPOOLED, Answering, scorable
 from affinity_pool.study.subject.lslm import Lslm, load
 
 
@@ -126,7 +126,7 @@ def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tm
     choices = [evaluate.choose("0:0.3:1", lslm.depth), evaluate.choose("0:0.3:1,2:0.15:3", lslm.depth)]
     conditions = evaluate.conditions(choices, evaluate.BASELINES, seed=0)
     names = [condition.name for condition in conditions]
-    assert names[0] == VANILLA.name
+    assert names[0] == UNPOOLED.name
     assert sum("speed-up" in name for name in names) == 1  # it has no deeper site
     work = Answering(lslm, conditions, longest=2)
     records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable(lslm))

@@ -20,7 +20,7 @@ from affinity_pool.study.errors import InputError
 from affinity_pool.study.runs import batches as runs
 from affinity_pool.study.runs import folders, identity
 from affinity_pool.study.runs.batches import Plan, run
-from affinity_pool.study.runs.conditions import VANILLA, Answering
+from affinity_pool.study.runs.conditions import UNPOOLED, Answering
 from affinity_pool.study.subject.lslm import Lslm, load
 
 
@@ -40,7 +40,7 @@ def small(corpus: Path, tmp_path: Path) -> Path:
 
 
 def records(lslm: Lslm, data: Path, out: Path) -> list[dict[str, Any]]:
-    return run(lslm, open_data(data), Plan("test", "m", {}, 1), out, Answering(lslm, [VANILLA], longest=2))
+    return run(lslm, open_data(data), Plan("test", "m", {}, 1), out, Answering(lslm, [UNPOOLED], longest=2))
 
 
 # What was written is read back.

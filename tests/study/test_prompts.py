@@ -25,7 +25,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from affinity_pool.models import FAMILIES, Site, patch
-from affinity_pool.study.subject.prompts import model_inputs, sampling_rate
+from affinity_pool.study.prompts import model_inputs, sampling_rate
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 from random_families import random_model

@@ -17,7 +17,7 @@ from affinity_pool.models import Site
 from affinity_pool.study.data import open_data
 from affinity_pool.study.errors import InputError
 from affinity_pool.study.runs.batches import Plan, problems, run
-from affinity_pool.study.runs.conditions import VANILLA, Answering, Condition, scorable
+from affinity_pool.study.runs.conditions import UNPOOLED, Answering, Condition, scorable
 from affinity_pool.study.subject.lslm import Lslm, load
 
 POOLED = Condition("pooled", {"threshold": 0.6}, [Site(0, 0.3, 1), Site(2, 0.15, 3)])
@@ -29,7 +29,7 @@ def lslm(folder: Path) -> Lslm:
 
 
 def answers(lslm: Lslm, corpus: Path, out: Path, batch: int = 2, **options: Any) -> list[dict[str, Any]]:
-    work = Answering(lslm, [VANILLA, POOLED], longest=4)
+    work = Answering(lslm, [UNPOOLED, POOLED], longest=4)
     return run(lslm, open_data(corpus), Plan("test", "random", options, batch), out, work, scorable(lslm))
 
 
@@ -40,7 +40,7 @@ def test_every_recording_has_a_record_a_condition_or_a_problem(lslm: Lslm, corpu
     for record in records:
         of.setdefault(record["utterance"], []).append(record.get("condition", "problem"))
     assert list(of) == [utterance.id for utterance in open_data(corpus)]
-    assert sorted(map(tuple, of.values())) == [("problem",)] * 2 + [("vanilla", "pooled")] * 5
+    assert sorted(map(tuple, of.values())) == [("problem",)] * 2 + [("unpooled", "pooled")] * 5
     missing, empty = problems(records)
     assert "missing.wav" in missing["problem"]
     assert "empty.wav" in empty["problem"]
@@ -62,7 +62,7 @@ def test_a_run_started_again_does_only_what_is_missing(
 
     monkeypatch.setattr(Answering, "__call__", counted)
     assert answers(lslm, corpus, tmp_path) == first
-    usable = [record["utterance"] for record in first if record.get("condition") == "vanilla"]
+    usable = [record["utterance"] for record in first if record.get("condition") == "unpooled"]
     assert [name for batch in done for name in batch] == usable[-2:]
     done.clear()
     about = (tmp_path / "provenance.json").read_bytes()

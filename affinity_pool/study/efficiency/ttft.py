@@ -1,7 +1,7 @@
 """Time to first token: from features on the device to the first generated token on the host.
 
 It covers the encoder, the decoder's prefill and the choice of the first token, and not the reading of audio or the
-features. Vanilla and pooled runs alternate, and the order within a pair alternates too, so that a machine that slows
+features. Unpooled and pooled runs alternate, and the order within a pair alternates too, so that a machine that slows
 down or is shared hits both alike; what counts is the ratio within each pair, not a quotient of two averages.
 """
 
@@ -23,13 +23,13 @@ FEWEST = 6  # pairs; the least that has a 95 % interval of a median
 class Ttft:
     """Paired runs; entry ``i`` of both lists ran back to back. Seconds."""
 
-    vanilla: tuple[float, ...]
+    unpooled: tuple[float, ...]
     pooled: tuple[float, ...]
 
     @property
     def ratios(self) -> list[float]:
-        """Vanilla over pooled, pair by pair: above 1 pooling is faster."""
-        return [v / p for v, p in zip(self.vanilla, self.pooled, strict=True)]
+        """Unpooled over pooled, pair by pair: above 1 pooling is faster."""
+        return [v / p for v, p in zip(self.unpooled, self.pooled, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -48,20 +48,20 @@ class Ttft:
             return f"pooling is {self.ratio:.2f}x faster"
         if high < 1:
             return f"pooling is {1 / self.ratio:.2f}x SLOWER"
-        return f"no difference that {len(self.vanilla)} pairs of runs could show"
+        return f"no difference that {len(self.unpooled)} pairs of runs could show"
 
 
 def total(parts: Sequence[Ttft]) -> Ttft:
     """Run ``i`` of every part taken together as one pair."""
     return Ttft(
-        tuple(map(sum, zip(*(part.vanilla for part in parts), strict=True))),
+        tuple(map(sum, zip(*(part.unpooled for part in parts), strict=True))),
         tuple(map(sum, zip(*(part.pooled for part in parts), strict=True))),
     )
 
 
-def interleave(vanilla: Callable[[], float], pooled: Callable[[], float], runs: int, warm_up: int = 2) -> Ttft:
+def interleave(unpooled: Callable[[], float], pooled: Callable[[], float], runs: int, warm_up: int = 2) -> Ttft:
     """:func:`rounds` of two."""
-    return Ttft(**rounds({"vanilla": vanilla, "pooled": pooled}, runs, warm_up))
+    return Ttft(**rounds({"unpooled": unpooled, "pooled": pooled}, runs, warm_up))
 
 
 def rounds(contenders: Mapping[str, Callable[[], float]], runs: int, warm_up: int = 2) -> dict[str, tuple[float, ...]]:

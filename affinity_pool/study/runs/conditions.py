@@ -40,7 +40,7 @@ class Condition:
     """As for :func:`affinity_pool.patch`."""
 
 
-VANILLA = Condition("vanilla")
+UNPOOLED = Condition("unpooled")
 
 
 @dataclass(frozen=True)

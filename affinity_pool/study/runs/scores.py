@@ -16,7 +16,7 @@ from ..efficiency.flops import decoder_config, prefill_flops, tokens_per_layer
 from ..metrics import Counts, Interval, Metric, interval, paired
 from ..subject.lslm import Lslm
 from .batches import Record, problems
-from .conditions import VANILLA, metrics_of
+from .conditions import UNPOOLED, metrics_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def score(
     }
 
     def one(name: str, metric: Metric) -> Score:
-        own, other = counts[name, metric.name], VANILLA.name if against is None else against.get(name, name)
+        own, other = counts[name, metric.name], UNPOOLED.name if against is None else against.get(name, name)
         compared = other != name and other in groups
         return Score(
             metric, interval(own, metric), paired(counts[other, metric.name], own, metric) if compared else None

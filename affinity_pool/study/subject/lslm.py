@@ -20,9 +20,9 @@ from ...models.sites import Positions, resolve
 from ..bundled import BUNDLED
 from ..data.audio import Audio
 from ..errors import InputError
+from ..prompts import longest_clip, model_inputs, sampling_rate
 from ..runs import identity
 from .devices import usable_device
-from .prompts import longest_clip, model_inputs, sampling_rate
 
 LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
 

@@ -30,7 +30,7 @@ from ...errors import InputError
 from ...metrics.text import normalise
 from ...runs import folders
 from ...runs.batches import Batch, Record, problems
-from ...runs.conditions import VANILLA, Answering, Condition
+from ...runs.conditions import UNPOOLED, Answering, Condition
 from ...runs.scores import by_condition, relative_flops, retention
 from ...subject.lslm import Lslm
 from ..dynamics.run import hidden_states
@@ -138,7 +138,7 @@ def candidates(curves: Sequence[Record], windows: Sequence[int], layers: Sequenc
 
 def conditions(trials: Sequence[Sequence[Site]]) -> list[Condition]:
     """The unpooled model, whose answers are to be kept, and each trial."""
-    return [VANILLA, *(Condition(written(sites), {"sites": written(sites)}, tuple(sites)) for sites in trials)]
+    return [UNPOOLED, *(Condition(written(sites), {"sites": written(sites)}, tuple(sites)) for sites in trials)]
 
 
 def measured(
@@ -146,24 +146,24 @@ def measured(
 ) -> list[Trial]:
     """What the trials of a run did, in their order."""
     groups = by_condition(records)
-    vanilla = groups[VANILLA.name]
+    unpooled = groups[UNPOOLED.name]
     return [
         Trial(
             tuple(sites),
             retention(of)[-1],
             relative_flops(config, of),
-            float(np.mean([disagreement(one, other, criterion) for one, other in zip(vanilla, of, strict=True)])),
+            float(np.mean([disagreement(one, other, criterion) for one, other in zip(unpooled, of, strict=True)])),
         )
         for sites in trials
         if (of := groups[written(sites)])
     ]
 
 
-def disagreement(vanilla: Record, pooled: Record, criterion: Criterion) -> float:
+def disagreement(unpooled: Record, pooled: Record, criterion: Criterion) -> float:
     """Characters to change in the unpooled answer, as a share of it and 1 at most; or the first token's KL in nats."""
     if criterion == "first-token":
         return float(pooled["first_token_kl"])
-    right, said = normalise(vanilla["answer"]), normalise(pooled["answer"])
+    right, said = normalise(unpooled["answer"]), normalise(pooled["answer"])
     return min(1.0, Levenshtein.distance(right, said) / max(1, len(right)))
 
 
@@ -247,7 +247,7 @@ class Search:
         _, records, _ = self._answer(step, "alone", [(site,) for site in sites])
         alone = measured(config, [(site,) for site in sites], records, self.criterion)
 
-        used = by_condition(records)[VANILLA.name]
+        used = by_condition(records)[UNPOOLED.name]
         text, audio = (float(np.mean([r[key] for r in used])) for key in ("text_tokens", "audio_tokens"))
         trials = promising(alone, self.budget, config, text, audio)
         plan, records, about = self._answer(step, "together", trials)

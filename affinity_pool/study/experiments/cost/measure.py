@@ -57,7 +57,7 @@ def measure(model: Any, case: Case, options: Options) -> Record:
         decode = partial(decode_seconds, new_tokens=options.new_tokens)
         steps.append(rounds(_clocks(model, prompt, ways, decode), FEWEST, warm_up=1))
         parts.append({way: _parts(model, prompt, pooling) for way, pooling in ways.items() if way != "idle"})
-        memory.append([_memory(model, prompt, ways[way]) for way in ("vanilla", "pooled")])
+        memory.append([_memory(model, prompt, ways[way]) for way in ("unpooled", "pooled")])
     n = len(prompts)
     prefills, decoding = _together(first), _together(steps)
     each = {way: [seconds / n for seconds in prefills[way]] for way in prefills}
@@ -163,7 +163,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 def _ways(prompt: Prompt, idle: bool) -> dict[str, Pooling | None]:
     """The conditions."""
-    ways = {"vanilla": None, "pooled": prompt.pooling}
+    ways = {"unpooled": None, "pooled": prompt.pooling}
     return {**ways, "idle": prompt.pooling.idle} if idle else ways
 
 
@@ -210,8 +210,8 @@ def _together(parts: Sequence[Times]) -> dict[str, list[float]]:
 
 
 def _compared(times: Times, way: str) -> Record:
-    """Vanilla over another condition, within rounds."""
-    pairs = Ttft(tuple(times["vanilla"]), tuple(times[way]))
+    """Unpooled over another condition, within rounds."""
+    pairs = Ttft(tuple(times["unpooled"]), tuple(times[way]))
     low, high = pairs.interval
     return {"ratio": round(pairs.ratio, 4), "ratio_ci95": [round(low, 4), round(high, 4)], "verdict": pairs.verdict}
 
@@ -239,15 +239,15 @@ def _flops(model: Any, prompts: Sequence[Prompt], stats: Sequence[PrefillStats])
     except ValueError:
         return None
     encoder: float | None = 0.0 if knows_encoder(model.config) else None
-    decoder = {"vanilla": 0.0, "pooled": 0.0}
+    decoder = {"unpooled": 0.0, "pooled": 0.0}
     for prompt, found in zip(prompts, stats, strict=True):
         rows, width = batch_of(prompt.inputs), prompt.inputs["input_ids"].shape[1]
         features = prompt.inputs[family_of(model).features]
         after = {site.layer: max(site.tokens_after) for site in found.sites}
-        for way, left in (("vanilla", {}), ("pooled", after)):
+        for way, left in (("unpooled", {}), ("pooled", after)):
             one = prefill_flops(model.config, tokens_per_layer(depth, width, left))
             decoder[way] += rows * one.decoder / len(prompts)
         if encoder is not None:
             one = prefill_flops(model.config, [0] * depth, mel_frames=features.shape[-1])
             encoder += features.shape[0] * one.encoder / len(prompts)
-    return {"encoder": encoder, "decoder": decoder, "ratio": round(decoder["pooled"] / decoder["vanilla"], 4)}
+    return {"encoder": encoder, "decoder": decoder, "ratio": round(decoder["pooled"] / decoder["unpooled"], 4)}

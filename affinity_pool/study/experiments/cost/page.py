@@ -10,7 +10,7 @@ from ...report.telling import size
 from .run import finding
 
 Record = dict[str, Any]
-CONDITIONS = {"vanilla": "vanilla", "pooled": "pooled", "idle": "nothing merges"}
+CONDITIONS = {"unpooled": "unpooled", "pooled": "pooled", "idle": "nothing merges"}
 
 
 def page(summary: Record) -> Page:
@@ -69,13 +69,13 @@ def _what(method: Record) -> str:
 def _cards(records: list[Record]) -> list[Card]:
     last = max(records, key=lambda record: record["seconds"])
     low, high = last["ratio_ci95"]
-    cards = [Card(f"{last['ratio']:.2f}×", "time to first token, vanilla over pooled", f"[{low:.2f}, {high:.2f}]")]
+    cards = [Card(f"{last['ratio']:.2f}×", "time to first token, unpooled over pooled", f"[{low:.2f}, {high:.2f}]")]
     if last["dynamic_bytes"]:
         cards.append(
             Card(_share(last["dynamic_bytes"]), "of the peak memory beside weights", _sizes(last["dynamic_bytes"]))
         )
     cards.append(Card(_share(last["kv_bytes"]), "of the KV cache", _sizes(last["kv_bytes"])))
-    cards.append(Card(f"{last['decode']['ratio']:.2f}×", "decoding speed, pooled over vanilla"))
+    cards.append(Card(f"{last['decode']['ratio']:.2f}×", "decoding speed, pooled over unpooled"))
     return [Card(card.figure, card.what, f"{last['name']}: {card.detail}".rstrip(": ")) for card in cards]
 
 
@@ -90,7 +90,7 @@ def _ratios(records: list[Record]) -> Any:
         "time-to-first-token",
         [record["name"] for record in records],
         parts,
-        x="time to first token, vanilla over pooled",
+        x="time to first token, unpooled over pooled",
         baseline=("the same", 1.0),
         form=".2f",
         caption="Above 1 pooling is faster. Lines are 95 % intervals of the median over rounds.",
@@ -116,7 +116,7 @@ def _times(records: list[Record]) -> Table:
                 ),
             ]
         )
-    header = ["audio", "prompts", "tokens", *(f"{CONDITIONS[way]}, ms" for way in ways), "vanilla / pooled"]
+    header = ["audio", "prompts", "tokens", *(f"{CONDITIONS[way]}, ms" for way in ways), "unpooled / pooled"]
     return Table(header, rows, "A prompt's time: median over rounds, and the 20th and 80th percentile.")
 
 
@@ -162,7 +162,7 @@ def _savings(records: list[Record]) -> Table:
                 record["name"],
                 f"{_sizes(memory)} ({memory[0] / memory[1]:.2f}×)" if memory else "not known",
                 f"{_sizes(record['kv_bytes'])} ({_share(record['kv_bytes'])})",
-                f"{speed['vanilla']:.1f} → {speed['pooled']:.1f}",
+                f"{speed['unpooled']:.1f} → {speed['pooled']:.1f}",
                 f"{decode['ratio']:.2f} [{low:.2f}, {high:.2f}]",
                 f"{flops['ratio']:.1%}" if flops else "not known",
             ]

@@ -92,7 +92,7 @@ def _without_rounds(record: Record) -> Record:
 def finding(record: Record) -> str:
     """A case in a sentence."""
     low, high = record["ratio_ci95"]
-    said = f"{record['name']}: {record['verdict']}; time to first token, vanilla / pooled {record['ratio']:.3f}"
+    said = f"{record['name']}: {record['verdict']}; time to first token, unpooled / pooled {record['ratio']:.3f}"
     said += f" [{low:.3f}, {high:.3f}]"
     if record["idle"]:
         low, high = record["idle"]["ratio_ci95"]

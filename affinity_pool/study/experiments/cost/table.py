@@ -24,7 +24,7 @@ def table(records: Sequence[Record]) -> str:
             [
                 r["name"],
                 " → ".join(str(n) for n in r["tokens"]),
-                *(f"{1e3 * r[which]['p50']:.1f} ms" for which in ("vanilla_seconds", "pooled_seconds")),
+                *(f"{1e3 * r[which]['p50']:.1f} ms" for which in ("unpooled_seconds", "pooled_seconds")),
                 f"**{r['ratio']:.3f}** {bounds(r)}",
                 *([f"{r['idle']['ratio']:.3f} {bounds(r['idle'])}"] if idle else []),
                 f"{1e3 * r['pooling_seconds']:.2f} ms",
@@ -33,7 +33,7 @@ def table(records: Sequence[Record]) -> str:
                 f"{decode['ratio']:.2f} {bounds(decode)}",
             ]
         )
-    titles = ["audio", "tokens", "TTFT", "pooled", "vanilla / pooled", *(["where nothing merges"] if idle else [])]
+    titles = ["audio", "tokens", "TTFT", "pooled", "unpooled / pooled", *(["where nothing merges"] if idle else [])]
     return markdown([*titles, "pooling", "peak memory, saved", "KV cache, saved", "decoding, faster"], rows)
 
 

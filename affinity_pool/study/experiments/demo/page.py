@@ -51,20 +51,20 @@ def _cards(demo: Demo) -> Iterator[Card]:
     cost = demo.cost
     yield Card(f"{cost.audio_tokens[-1] / cost.audio_tokens[0]:.0%}", "of the audio tokens left", arrows(cost))
     if demo.errors:
-        vanilla, pooled = demo.errors
-        yield Card(f"{pooled.rate:.1%}", "WER with pooling", f"{vanilla.rate:.1%} without; {vanilla.words} words")
+        unpooled, pooled = demo.errors
+        yield Card(f"{pooled.rate:.1%}", "WER with pooling", f"{unpooled.rate:.1%} without; {unpooled.words} words")
     flops = " → ".join(size(flops.decoder, "FLOP") for flops in cost.flops)
     yield Card(f"{cost.flops_ratio:.0%}", "of the decoder's prefill FLOPs", flops)
     yield Card(f"{cost.kv_bytes[1] / cost.kv_bytes[0]:.0%}", "of the KV cache", " → ".join(map(size, cost.kv_bytes)))
     low, high = cost.ttft.interval
     interval = f"95 % interval {low:.2f} to {high:.2f}"
-    yield Card(f"{cost.ttft.ratio:.2f}×", "time to first token, vanilla over pooled", interval)
+    yield Card(f"{cost.ttft.ratio:.2f}×", "time to first token, unpooled over pooled", interval)
 
 
 def _answers(clip: Clip) -> Answers:
     asked = "" if clip.prompt == "transcribe" else f", asked: {clip.prompt}"
     reference = [] if clip.reference is None else [("reference", clip.reference)]
-    answers = [(name, compared(clip, said)) for name, said in (("vanilla", clip.vanilla), ("pooled", clip.pooled))]
+    answers = [(name, compared(clip, said)) for name, said in (("unpooled", clip.unpooled), ("pooled", clip.pooled))]
     return Answers(clip.name, f"{clip.seconds:.1f} s{asked}", [*reference, *answers])
 
 
@@ -84,7 +84,7 @@ def _row(name: str, cost: Cost) -> list[str]:
         arrows(cost),
         f"{size(cost.flops[0].decoder, '')} → {size(cost.flops[1].decoder, '')} ({cost.flops_ratio:.1%})",
         f"{size(cost.kv_bytes[0])} → {size(cost.kv_bytes[1])} ({cost.kv_bytes[1] / cost.kv_bytes[0]:.1%})",
-        f"{median(cost.ttft.vanilla) * 1e3:.1f} → {median(cost.ttft.pooled) * 1e3:.1f} ms",
+        f"{median(cost.ttft.unpooled) * 1e3:.1f} → {median(cost.ttft.pooled) * 1e3:.1f} ms",
         f"{cost.ttft.ratio:.2f} [{low:.2f}, {high:.2f}]",
     ]
 
@@ -103,7 +103,7 @@ def _measured(demo: Demo) -> Iterator[str]:
     )
     yield (
         "**WER**: substituted, deleted and inserted words per word of the reference, over all recordings together; "
-        "case and punctuation do not count. Marked words are wrong (without a reference: differ from the vanilla "
+        "case and punctuation do not count. Marked words are wrong (without a reference: differ from the unpooled "
         "answer), struck-through ones are missing."
     )
     yield (
@@ -119,7 +119,7 @@ def _measured(demo: Demo) -> Iterator[str]:
     yield "**KV cache**: bytes of keys and values of the prompt in all layers."
     yield (
         "**First token**: from features in memory to the first token's id, encoder, prefill and the pooling itself "
-        f"included: medians of {demo.runs} pairs of runs, vanilla and pooled in turn, after two pairs of warm-up. The "
-        "ratio is the median over pairs of vanilla over pooled, above 1 where pooling is faster; its interval is that "
+        f"included: medians of {demo.runs} pairs of runs, unpooled and pooled in turn, after two pairs of warm-up. The "
+        "ratio is the median over pairs of unpooled over pooled, above 1 where pooling is faster; its interval is that "
         "of a median (order statistics). If the interval holds 1, no difference was shown."
     )

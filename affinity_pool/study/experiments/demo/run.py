@@ -40,7 +40,7 @@ class Cost:
 
     @property
     def flops_ratio(self) -> float:
-        """Pooled over vanilla, the decoder alone."""
+        """Pooled over unpooled, the decoder alone."""
         return self.flops[1].decoder / self.flops[0].decoder
 
 
@@ -52,7 +52,7 @@ class Clip:
     seconds: float
     prompt: str
     reference: str | None
-    vanilla: str
+    unpooled: str
     pooled: str
     cost: Cost
 
@@ -76,11 +76,11 @@ class Demo:
     def cost(self) -> Cost:
         """Of all recordings together."""
         parts = [clip.cost for clip in self.clips]
-        vanilla, pooled = zip(*(part.flops for part in parts), strict=True)
+        unpooled, pooled = zip(*(part.flops for part in parts), strict=True)
         return Cost(
             text_tokens=sum(part.text_tokens for part in parts),
             audio_tokens=tuple(map(sum, zip(*(part.audio_tokens for part in parts), strict=True))),
-            flops=(sum(vanilla[1:], vanilla[0]), sum(pooled[1:], pooled[0])),
+            flops=(sum(unpooled[1:], unpooled[0]), sum(pooled[1:], pooled[0])),
             kv_bytes=(sum(part.kv_bytes[0] for part in parts), sum(part.kv_bytes[1] for part in parts)),
             ttft=ttft.total([part.ttft for part in parts]),
         )
@@ -93,7 +93,7 @@ class Demo:
             return None
         references = [str(clip.reference) for clip in known]
         return (
-            word_errors(references, [clip.vanilla for clip in known]),
+            word_errors(references, [clip.unpooled for clip in known]),
             word_errors(references, [clip.pooled for clip in known]),
         )
 

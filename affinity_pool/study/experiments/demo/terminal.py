@@ -34,8 +34,8 @@ def summary(demo: Demo) -> dict[str, Any]:
         },
         "provenance": provenance(demo.device),
         "notes": list(demo.notes),
-        "wer": None if errors is None else {"vanilla": errors[0].rate, "pooled": errors[1].rate},
-        "word_errors": None if errors is None else {"vanilla": asdict(errors[0]), "pooled": asdict(errors[1])},
+        "wer": None if errors is None else {"unpooled": errors[0].rate, "pooled": errors[1].rate},
+        "word_errors": None if errors is None else {"unpooled": asdict(errors[0]), "pooled": asdict(errors[1])},
         "total": _cost_json(demo.cost),
         "clips": [
             {
@@ -43,7 +43,7 @@ def summary(demo: Demo) -> dict[str, Any]:
                 "seconds": round(clip.seconds, 3),
                 "prompt": clip.prompt,
                 "reference": clip.reference,
-                "vanilla": clip.vanilla,
+                "unpooled": clip.unpooled,
                 "pooled": clip.pooled,
                 **_cost_json(clip.cost),
             }
@@ -57,15 +57,15 @@ def _cost_json(cost: Cost) -> dict[str, Any]:
     return {
         "text_tokens": cost.text_tokens,
         "audio_tokens": list(cost.audio_tokens),
-        "prefill_flops": {"vanilla": asdict(cost.flops[0]), "pooled": asdict(cost.flops[1])},
+        "prefill_flops": {"unpooled": asdict(cost.flops[0]), "pooled": asdict(cost.flops[1])},
         "relative_decoder_flops": cost.flops_ratio,
-        "kv_bytes": {"vanilla": cost.kv_bytes[0], "pooled": cost.kv_bytes[1]},
+        "kv_bytes": {"unpooled": cost.kv_bytes[0], "pooled": cost.kv_bytes[1]},
         "ttft_seconds": {
-            "vanilla": median(cost.ttft.vanilla),
+            "unpooled": median(cost.ttft.unpooled),
             "pooled": median(cost.ttft.pooled),
             "ratio": cost.ttft.ratio,
             "interval_95": [low, high],
-            "pairs": [list(pair) for pair in zip(cost.ttft.vanilla, cost.ttft.pooled, strict=True)],
+            "pairs": [list(pair) for pair in zip(cost.ttft.unpooled, cost.ttft.pooled, strict=True)],
         },
     }
 
@@ -83,13 +83,13 @@ def conclusions(demo: Demo) -> Iterator[str]:
     """The totals in words, a sentence or two each, the unwelcome ones too."""
     cost = demo.cost
     if demo.errors:
-        vanilla, pooled = demo.errors
+        unpooled, pooled = demo.errors
         yield (
-            f"WER over {vanilla.words} words: vanilla {vanilla.rate:.1%} ({vanilla.count} errors), "
+            f"WER over {unpooled.words} words: unpooled {unpooled.rate:.1%} ({unpooled.count} errors), "
             f"pooled {pooled.rate:.1%} ({pooled.count})."
         )
     else:
-        same = sum(clip.vanilla == clip.pooled for clip in demo.clips)
+        same = sum(clip.unpooled == clip.pooled for clip in demo.clips)
         yield f"No reference texts, so no WER: {same} of {len(demo.clips)} answers are the same with pooling."
     yield (
         f"Audio tokens {arrows(cost)}: {cost.audio_tokens[-1] / cost.audio_tokens[0]:.0%} are left after "
@@ -98,10 +98,10 @@ def conclusions(demo: Demo) -> Iterator[str]:
     yield f"Decoder prefill {cost.flops_ratio:.1%} of its FLOPs, KV cache {cost.kv_bytes[1] / cost.kv_bytes[0]:.1%}."
     if cost.flops[0].encoder:
         share = cost.flops[0].encoder / cost.flops[0].total
-        yield f"The audio encoder, which pooling leaves alone, does {share:.0%} of the vanilla prefill's FLOPs."
+        yield f"The audio encoder, which pooling leaves alone, does {share:.0%} of the unpooled prefill's FLOPs."
     low, high = cost.ttft.interval
     yield (
-        f"Time to first token: {cost.ttft.verdict}; vanilla over pooled {cost.ttft.ratio:.3f} "
+        f"Time to first token: {cost.ttft.verdict}; unpooled over pooled {cost.ttft.ratio:.3f} "
         f"[{low:.3f}, {high:.3f}], {demo.runs} interleaved pairs a recording."
     )
 
@@ -118,14 +118,14 @@ def _transcripts(demo: Demo) -> Table:
         table.add_row(_shown(clip.name, "bold"), _shown(f"{clip.seconds:.1f} s{asked}", "dim"))
         if clip.reference is not None:
             table.add_row(Text("  reference", "dim"), _shown(clip.reference))
-        table.add_row(Text("  vanilla", "dim"), _marked(clip, clip.vanilla))
+        table.add_row(Text("  unpooled", "dim"), _marked(clip, clip.unpooled))
         table.add_row(Text("  pooled", "dim"), _marked(clip, clip.pooled))
     return table
 
 
 def compared(clip: Clip, answer: str) -> list[tuple[str, str]]:
-    """The words of an answer and what is wrong with each: against the reference, else against the vanilla answer."""
-    return list(marked(clip.vanilla if clip.reference is None else clip.reference, answer))
+    """The words of an answer and what is wrong with each: against the reference, else against the unpooled answer."""
+    return list(marked(clip.unpooled if clip.reference is None else clip.reference, answer))
 
 
 def _marked(clip: Clip, answer: str) -> Text:
@@ -152,11 +152,11 @@ def _costs(demo: Demo) -> Table:
 
 def _cells(cost: Cost) -> list[str]:
     low, high = cost.ttft.interval
-    vanilla, pooled = median(cost.ttft.vanilla) * 1e3, median(cost.ttft.pooled) * 1e3
+    unpooled, pooled = median(cost.ttft.unpooled) * 1e3, median(cost.ttft.pooled) * 1e3
     return [
         arrows(cost),
         f"{cost.flops_ratio:.0%}",
         f"{cost.kv_bytes[1] / cost.kv_bytes[0]:.0%}",
-        " → ".join(f"{ms:.{0 if ms >= 100 else 1}f}" for ms in (vanilla, pooled)),
+        " → ".join(f"{ms:.{0 if ms >= 100 else 1}f}" for ms in (unpooled, pooled)),
         f"{cost.ttft.ratio:.2f} [{low:.2f}, {high:.2f}]",
     ]

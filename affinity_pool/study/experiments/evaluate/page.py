@@ -38,13 +38,13 @@ METHOD = {
 def page(summary: Summary) -> Page:
     """Of ``summary.json``."""
     tasks = list(summary["metrics"])
-    vanilla, *others = summary["conditions"]
+    unpooled, *others = summary["conditions"]
     choices = [condition for condition in others if condition["method"] == "affinity"]
     return Page(
         title=f"Affinity Pooling on {model_name(summary)}",
         lead=f"The same recordings through the same model, unpooled, pooled, and reduced to the very same number of "
-        f"tokens by other means. {vanilla['utterances']} recordings; tasks: {', '.join(tasks)}.",
-        cards=[card for choice in choices[:1] for card in _cards(summary, vanilla, choice)],
+        f"tokens by other means. {unpooled['utterances']} recordings; tasks: {', '.join(tasks)}.",
+        cards=[card for choice in choices[:1] for card in _cards(summary, unpooled, choice)],
         findings=[*(line for choice in choices for line in _findings(summary, choice)), *left_out(summary)],
         sections=[
             Section("All tasks", [_overview(summary, tasks)]),
@@ -76,13 +76,13 @@ def _baselines(summary: Summary, choice: Summary) -> list[Summary]:
     ]
 
 
-def _cards(summary: Summary, vanilla: Summary, choice: Summary) -> list[Card]:
+def _cards(summary: Summary, unpooled: Summary, choice: Summary) -> list[Card]:
     cards = [
         Card(f"{choice['retention'][-1]:.0%}", "of the audio tokens left", kept(choice)),
         Card(f"{choice['relative_flops']:.0%}", "of the decoder's prefill FLOPs", choice["sites"]),
     ]
     for task, (head, *_) in summary["metrics"].items():
-        now, before = (condition["scores"][task][head["name"]] for condition in (choice, vanilla))
+        now, before = (condition["scores"][task][head["name"]] for condition in (choice, unpooled))
         detail = f"{value(head, before)} unpooled; {now['utterances']} answers"
         cards.append(Card(value(head, now), f"{head['title']}, {task}", detail))
     return cards

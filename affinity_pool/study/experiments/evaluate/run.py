@@ -24,7 +24,7 @@ from ...metrics import Metric
 from ...reductions import bipartite_merge, drop_randomly, drop_uniformly, interpolate, merge_uniformly, speed_up
 from ...runs import scores
 from ...runs.batches import Batch, Record
-from ...runs.conditions import VANILLA, Condition
+from ...runs.conditions import UNPOOLED, Condition
 from ...subject.lslm import Lslm
 
 SPEED_UP = "speed-up"
@@ -82,7 +82,7 @@ def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -
         raise InputError(f"baselines must be named once each, got {', '.join(baselines)}")
     if repeated := [name for name, count in Counter(choice.name for choice in choices).items() if count > 1]:
         raise InputError(f"sites {repeated[0]!r} are given twice: give each choice once")
-    found = [VANILLA]
+    found = [UNPOOLED]
     for choice in choices:
         facts = {"method": "affinity", "sites": choice.name}
         pooled = Condition(f"affinity at {choice.name}", facts, choice.sites, positions=choice.positions)

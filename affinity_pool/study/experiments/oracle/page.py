@@ -31,7 +31,7 @@ class Results:
 
     def __init__(self, summary: Summary, task: str) -> None:
         self.metrics = summary["metrics"][task]
-        self.vanilla = summary["conditions"][0]["scores"][task]
+        self.unpooled = summary["conditions"][0]["scores"][task]
         self._cells = {
             (c["budget"], c["operator"], c["layer"]): {**c["scores"][task], "retention": c["retention"][-1]}
             for c in summary["conditions"][1:]
@@ -60,7 +60,7 @@ def page(summary: Summary) -> Page:
         f"nothing else. Where the error stays at the unpooled model's, the audio tokens were redundant. "
         f"{summary['conditions'][0]['utterances']} recordings, task “{task}”.",
         cards=[
-            Card(value(head, results.vanilla[head["name"]]), f"{head['title']} unpooled", ""),
+            Card(value(head, results.unpooled[head["name"]]), f"{head['title']} unpooled", ""),
             *(
                 Card(
                     value(head, _best(results, budget)[1]),
@@ -119,7 +119,7 @@ def _chart(results: Results, metric: Summary, budget: str) -> Chart:
         x="layer",
         y=metric["title"],
         title=f"{results.retention(budget):.0%} of the tokens left",
-        baseline=("unpooled", results.vanilla[metric["name"]]["value"]),
+        baseline=("unpooled", results.unpooled[metric["name"]]["value"]),
         top=min(worst, 1.5) if metric["percent"] else None,
         form=".0%" if metric["percent"] else ".0f",
         width=NARROW,
@@ -127,7 +127,7 @@ def _chart(results: Results, metric: Summary, budget: str) -> Chart:
 
 
 def _table(results: Results, metric: Summary) -> Table:
-    rows = [["unpooled", *[value(metric, results.vanilla[metric["name"]])] * len(results.layers)]]
+    rows = [["unpooled", *[value(metric, results.unpooled[metric["name"]])] * len(results.layers)]]
     for budget in results.budgets:
         for operator in results.operators:
             scores = [results.score(budget, operator, layer, metric["name"]) for layer in results.layers]

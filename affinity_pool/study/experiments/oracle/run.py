@@ -22,7 +22,7 @@ from ...errors import InputError
 from ...groups import Span
 from ...reductions import planned, quota, random_drop, uniform_drop, uniform_merge
 from ...runs.batches import Batch, Prepare
-from ...runs.conditions import VANILLA, Condition
+from ...runs.conditions import UNPOOLED, Condition
 from ...subject.lslm import Lslm
 
 Operator = Callable[[Sequence[Span], Sequence[int], int], Tensor]
@@ -77,7 +77,7 @@ def conditions(
     if len(set(operators)) < len(operators):
         raise InputError(f"operators must be named once each, got {', '.join(operators)}")
     return [
-        VANILLA,
+        UNPOOLED,
         *(
             Condition(
                 f"{operator}, {budget.title}, layer {layer}",

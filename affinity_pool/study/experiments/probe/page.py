@@ -31,7 +31,7 @@ class Results:
 
     def __init__(self, summary: Summary, task: str) -> None:
         self.metrics = summary["metrics"][task]
-        self.vanilla = summary["conditions"][0]["scores"][task]
+        self.unpooled = summary["conditions"][0]["scores"][task]
         self._cells = {
             (c["layer"], c["threshold"], c["window"]): (c["retention"][-1], c["scores"][task])
             for c in summary["conditions"][1:]
@@ -67,7 +67,7 @@ def page(summary: Summary, picture: Picture) -> Page:
         lead=f"Audio tokens pooled at one layer at a time, over thresholds and windows. "
         f"{summary['conditions'][0]['utterances']} recordings, task “{task}”.",
         cards=[
-            Card(value(head, results.vanilla[head["name"]]), f"{head['title']} unpooled", ""),
+            Card(value(head, results.unpooled[head["name"]]), f"{head['title']} unpooled", ""),
             *(_card(layer, least[layer]) for layer in (results.layers[0], deepest) if least[layer]),
         ],
         findings=[*_findings(results, least), *left_out(summary)],
@@ -134,7 +134,7 @@ def _curves(results: Results) -> list[Chart]:
         x="layer",
         y=head["title"],
         title=f"{head['title']}, window {window}",
-        baseline=("unpooled", results.vanilla[head["name"]]["value"]),
+        baseline=("unpooled", results.unpooled[head["name"]]["value"]),
         top=1.5 if head["percent"] else None,
         form=".0%" if head["percent"] else ".0f",
         width=NARROW,
@@ -160,7 +160,7 @@ def _front(results: Results) -> Chart:
         points,
         x="audio tokens left",
         y=head["title"],
-        baseline=("unpooled", results.vanilla[head["name"]]["value"]),
+        baseline=("unpooled", results.unpooled[head["name"]]["value"]),
         top=1.0 if head["percent"] else None,
         forms=(".0%", form(head)),
     )

@@ -14,14 +14,14 @@ from ....models import Site, patch
 from ...data import Audio, Utterance
 from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
-from ...runs.conditions import VANILLA, Condition
+from ...runs.conditions import UNPOOLED, Condition
 from ...subject.lslm import Lslm
 
 
 def conditions(layers: Sequence[int], thresholds: Sequence[float], windows: Sequence[int]) -> list[Condition]:
     """The unpooled model, then every combination."""
     return [
-        VANILLA,
+        UNPOOLED,
         *(
             Condition(
                 f"layer {layer}, threshold {threshold:g}, window {window}",
