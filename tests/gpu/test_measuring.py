@@ -99,10 +99,11 @@ def test_a_prefill_is_measured(backend: str) -> None:
     from affinity_pool.study.experiments.cost.architectures import random_model, tiny
     from affinity_pool.study.experiments.cost.measure import Options, measure
     from affinity_pool.study.experiments.cost.prompts import forced_cases
+    from affinity_pool.study.subject.subject import Subject
 
-    model = random_model(tiny(), torch.device("cuda"), torch.bfloat16)
-    for case in [*forced_cases(model, [1.0], [1]), *forced_cases(model, [5.0], [3])]:
-        record = measure(model, case, Options(rounds=6, new_tokens=3, idle=True))
+    subject = Subject(random_model(tiny(), torch.device("cuda"), torch.bfloat16))
+    for case in [*forced_cases(subject, [1.0], [1]), *forced_cases(subject, [5.0], [3])]:
+        record = measure(subject, case, Options(rounds=6, new_tokens=3, idle=True))
         unpooled, pooled = record["dynamic_bytes"]
         assert 0 < pooled <= unpooled
         assert record["kv_bytes"][1] < record["kv_bytes"][0]

@@ -21,6 +21,7 @@ from affinity_pool.study.experiments.oracle import run as oracle
 from affinity_pool.study.reductions import planned, quota, uniform_merge
 from affinity_pool.study.runs.batches import Plan, run
 from affinity_pool.study.runs.conditions import UNPOOLED, Answering, scorable
+from affinity_pool.study.sites import parse_sites
 from affinity_pool.study.subject.lslm import Lslm, load
 
 
@@ -68,12 +69,12 @@ def test_an_experiment_writes_results_summary_and_page(name: str, folder: Path, 
 
 
 def test_the_oracle_keeps_its_budget_at_every_layer(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
-    budgets = [oracle.Budget.parse("2"), oracle.Budget.parse("50%")]
+    budgets = [oracle.UnitBudget.parse("2"), oracle.UnitBudget.parse("50%")]
     conditions = oracle.conditions([0, 3], list(oracle.OPERATORS), budgets, seed=0)
     assert len(conditions) == 1 + 2 * 3 * 2
     work = Answering(lslm, conditions, longest=2)
     units = oracle.units_of("words", None, lslm)
-    records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(lslm, units))
+    records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(lslm, units)).rows
     utterances = {utterance.id: utterance for utterance in open_data(corpus)}
     checked = 0
     for record in records:
@@ -96,7 +97,7 @@ def test_an_oracle_of_an_operator_that_is_not_there_is_refused() -> None:
     with pytest.raises(
         InputError, match="operator must be one of random-drop, uniform-drop, uniform-merge, got 'drop'"
     ):
-        oracle.conditions([0], ["drop"], [oracle.Budget.parse("2")], seed=0)
+        oracle.conditions([0], ["drop"], [oracle.UnitBudget.parse("2")], seed=0)
 
 
 def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> None:
@@ -123,13 +124,13 @@ def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> No
 
 
 def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
-    choices = [evaluate.choose("0:0.3:1", lslm.depth), evaluate.choose("0:0.3:1,2:0.15:3", lslm.depth)]
+    choices = [parse_sites("0:0.3:1", lslm.depth), parse_sites("0:0.3:1,2:0.15:3", lslm.depth)]
     conditions = evaluate.conditions(choices, evaluate.BASELINES, seed=0)
     names = [condition.name for condition in conditions]
     assert names[0] == UNPOOLED.name
     assert sum("speed-up" in name for name in names) == 1  # it has no deeper site
     work = Answering(lslm, conditions, longest=2)
-    records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable(lslm))
+    records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable(lslm)).rows
     pooled = {
         (record["utterance"], record["facts"]["sites"]): record["kept"]
         for record in records
@@ -163,7 +164,7 @@ def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tm
 )
 def test_sites_that_cannot_be_are_refused(lslm: Lslm, spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        evaluate.choose(spec, lslm.depth)
+        parse_sites(spec, lslm.depth)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from affinity_pool.study.efficiency.flops import relative_prefill_flops
 from affinity_pool.study.runs import scores
+from affinity_pool.study.runs.results import Finished
 from affinity_pool.study.subject.lslm import Lslm, load
 
 
@@ -45,7 +46,6 @@ def both() -> list[dict[str, Any]]:
     for index, (unpooled, pooled) in enumerate(zip(UNPOOLED, POOLED, strict=True)):
         records.append(record("unpooled", index, unpooled))
         records.append(record("pooled", index, pooled, layers=[0, 2], kept=[60 + index, 20]))
-    records.append({"utterance": "u9", "problem": "unreadable"})
     return records
 
 
@@ -63,7 +63,7 @@ def test_rates_are_those_of_the_whole_corpus() -> None:
 
 def test_conditions_may_be_compared_with_another_than_unpooled() -> None:
     records = [*both(), *(record("drop", index, "one") for index in range(4))]
-    found = scores.score(scores.answered(records), {"drop": "pooled"})
+    found = scores.score(records, {"drop": "pooled"})
     difference = found["drop"]["wer"].difference
     assert difference is not None
     assert difference.value == pytest.approx(found["drop"]["wer"].value.value - found["pooled"]["wer"].value.value)
@@ -84,15 +84,15 @@ def test_retention_and_operations_are_of_all_recordings_together(lslm: Lslm) -> 
     of = scores.by_condition(both())
     assert scores.retention(of["unpooled"]) == []
     assert scores.retention(of["pooled"]) == pytest.approx([(60 + 61 + 62 + 63) / 400, 0.2])
-    assert scores.relative_flops(lslm.model.config, of["unpooled"]) == 1
+    assert scores.relative_flops(lslm.config, of["unpooled"]) == 1
     same = [record("pooled", index, "", layers=[0, 2], kept=[60, 20]) for index in range(3)]
-    expected = relative_prefill_flops(lslm.model.config, 10, 100, {0: 0.6, 2: 0.2})
-    assert scores.relative_flops(lslm.model.config, same) == pytest.approx(expected)
+    expected = relative_prefill_flops(lslm.config, 10, 100, {0: 0.6, 2: 0.2})
+    assert scores.relative_flops(lslm.config, same) == pytest.approx(expected)
 
 
 def test_a_summary_holds_what_the_pages_need(lslm: Lslm) -> None:
     plan = {"command": "eval", "recordings": 5}
-    facts = scores.summary(lslm, plan, both(), {})
+    facts = scores.summarise(lslm, Finished(plan, both(), [{"utterance": "u9", "problem": "unreadable"}], {}))
     assert [condition["name"] for condition in facts["conditions"]] == ["unpooled", "pooled"]
     assert facts["unusable"] == [{"utterance": "u9", "problem": "unreadable"}]
     assert [metric["name"] for metric in facts["metrics"]["transcribe"]] == ["wer", "cwer"]

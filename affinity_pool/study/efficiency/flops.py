@@ -11,8 +11,8 @@ query heads and ``K`` key-value heads of size ``d``, a gated MLP of width ``f``,
     mlp           6 n h f                 gate, up, down
     lm_head       2 h V                   for each token whose logits are computed; generate() needs the last one's
 
-With the paper's figures (Qwen2-Audio, input kept at 78.64 %, layers 29-31 at 14.91 %) this gives the paper's 78.49 %
-and 72.52 % of the unpooled prefill, to a hundredth of a point, for 235 audio tokens (9.4 s) and no text; up to 30 s both
+With the paper's figures (Qwen2-Audio, input kept at 78.64 %, layers 29-31 at 14.91 %) this gives the paper's 78.49 and
+72.52 % of the unpooled prefill, to a hundredth of a point, for 235 audio tokens (9.4 s) and no text; up to 30 s both
 stay within 0.4 points. Text is not pooled: 20 tokens of a chat template raise both, by 0.2 to 2.3 points.
 """
 

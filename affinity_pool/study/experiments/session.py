@@ -14,7 +14,8 @@ from ...cli.application import console
 if TYPE_CHECKING:
     from ..data import Utterance
     from ..report.page import Page
-    from ..runs.batches import Prepare, Record, Work
+    from ..runs.batches import Prepare, Work
+    from ..runs.results import Facts, Finished, Row, Summary, Unusable
     from ..subject.lslm import Lslm
 
 
@@ -34,25 +35,24 @@ class Session:
     def run(
         self,
         command: str,
-        options: Record,
-        work: Work,
+        options: Facts,
+        work: Work[Row],
         prepare: Prepare | None = None,
         folder: Path | None = None,
         files: Mapping[str, str] | None = None,
-    ) -> tuple[Record, list[Record], Record]:
-        """What the run was, all its records, and the provenance of its beginning."""
-        from ..runs.batches import Plan, began, problems, run
+    ) -> Finished[Row]:
+        """Do a command's work on all recordings; the user is told of those that cannot be used."""
+        from ..runs.batches import Plan, run
 
         plan = Plan(command, self.lslm.name, {"data": self.data, **options}, self.batch, self.prompt, files or {})
 
         def shown(batches: Sequence[int]) -> Any:
             return track(batches, command, console=console, transient=True)
 
-        folder = folder or self.out
-        records = run(self.lslm, self.utterances, plan, folder, work, prepare, shown)
+        finished = run(self.lslm, self.utterances, plan, folder or self.out, work, prepare, shown)
         if self.leads:
-            self._report(problems(records))
-        return plan.facts(self.lslm, self.utterances), records, began(folder)
+            self._report(finished.unusable)
+        return finished
 
     @property
     def leads(self) -> bool:
@@ -61,16 +61,16 @@ class Session:
 
         return bool(processes().is_main_process)
 
-    def _report(self, problems: Sequence[Record]) -> None:
-        problems = [record for record in problems if record["utterance"] not in self.reported]
-        self.reported.update(record["utterance"] for record in problems)
-        for record in problems[:10]:
+    def _report(self, unusable: Sequence[Unusable]) -> None:
+        unusable = [record for record in unusable if record["utterance"] not in self.reported]
+        self.reported.update(record["utterance"] for record in unusable)
+        for record in unusable[:10]:
             text = f"Left out: {record['utterance']}: {record['problem']}"
             console.print(text, style="yellow", soft_wrap=True)
-        if more := len(problems[10:]):
+        if more := len(unusable[10:]):
             console.print(f"and {more} more; see results.jsonl", style="yellow")
 
-    def write(self, summary: Record, page: Page) -> None:
+    def write(self, summary: Summary, page: Page) -> None:
         """``summary.json`` and the page, and the page's findings on the terminal."""
         from ..report.page import write
         from ..runs import folders

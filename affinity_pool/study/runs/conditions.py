@@ -6,7 +6,7 @@ the token budget that Affinity Pooling came to on the very same recording), or c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +20,10 @@ from ...models.sites import Positions
 from ..data import Audio, Utterance
 from ..errors import InputError
 from ..metrics import Metric, for_task
-from ..subject.lslm import LONGEST_ANSWER, Lslm
-from .batches import Batch, Prepare, Record
+from ..subject.lslm import Lslm
+from ..subject.subject import LONGEST_ANSWER
+from .batches import Batch, Prepare
+from .results import Answer, Facts
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class Condition:
 
     name: str
     """Unique in a run."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
     """What it is, as JSON: goes into the results."""
     sites: Sequence[Site] | Callable[[Batch], Sequence[Site]] = ()
     """Where it pools. A function sees the batch, with ``batch.kept`` of the conditions before this one."""
-    hear: Callable[[Batch, int], Audio] | None = None
-    """The recording of a row as the model is to hear it; None: as it is."""
+    altered: Callable[[Batch, int], Audio] | None = None
+    """The recording of a row as the model is to get it; None: as it is."""
     positions: Positions | None = None
     """As for :func:`affinity_pool.patch`."""
 
@@ -56,10 +58,10 @@ class Answering:
     first_token: bool = False
     """Also record how far the first token's distribution moved from the first condition's: KL divergence, nats."""
 
-    def __call__(self, batch: Batch) -> list[list[Record]]:
-        records: list[list[Record]] = [[] for _ in batch.utterances]
-        as_recorded = [condition for condition in self.conditions if condition.hear is None]
-        otherwise = [condition for condition in self.conditions if condition.hear is not None]
+    def __call__(self, batch: Batch) -> list[list[Answer]]:
+        records: list[list[Answer]] = [[] for _ in batch.utterances]
+        as_recorded = [condition for condition in self.conditions if condition.altered is None]
+        otherwise = [condition for condition in self.conditions if condition.altered is not None]
         first: list[Tensor] = []
         with encoded_once(self.lslm):
             answers = [self._answer(batch, condition, first) for condition in as_recorded]
@@ -69,10 +71,10 @@ class Answering:
                 row.append(record)
         return records
 
-    def _answer(self, batch: Batch, condition: Condition, first: list[Tensor]) -> list[Record]:
+    def _answer(self, batch: Batch, condition: Condition, first: list[Tensor]) -> list[Answer]:
         inputs = batch.inputs
-        if condition.hear is not None:
-            inputs = self.lslm.batch([condition.hear(batch, row) for row in range(len(batch.audio))], batch.prompts)
+        if condition.altered is not None:
+            inputs = self.lslm.batch([condition.altered(batch, row) for row in range(len(batch.audio))], batch.prompts)
         sites = condition.sites(batch) if callable(condition.sites) else condition.sites
         layers, kept = [], []
         seen: list[Tensor] = []
@@ -83,10 +85,10 @@ class Answering:
                 kept = [site.audio_after for site in handle.stats.sites]
         audio = self.lslm.audio_positions(inputs).sum(1)
         text = (inputs["attention_mask"].sum(1) - audio).tolist()
-        if condition.hear is not None:  # a shorter recording is a reduction at the input
+        if condition.altered is not None:  # a shorter recording is a reduction at the input
             layers, kept = [0, *layers], [audio.tolist(), *kept]
         batch.kept[condition.name] = kept
-        records: list[Record] = [
+        records: list[Answer] = [
             {
                 "utterance": utterance.id,
                 "condition": condition.name,
@@ -117,7 +119,7 @@ class Answering:
         return records
 
 
-def metrics_of(record: Record) -> tuple[Metric, ...]:
+def metrics_of(record: Answer) -> tuple[Metric, ...]:
     """By which an answer is scored, the headline first."""
     return for_task(record["task"], record["metric"], record["language"])
 

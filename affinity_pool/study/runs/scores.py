@@ -15,8 +15,8 @@ import numpy as np
 from ..efficiency.flops import decoder_config, prefill_flops, tokens_per_layer
 from ..metrics import Counts, Interval, Metric, interval, paired
 from ..subject.lslm import Lslm
-from .batches import Record, problems
 from .conditions import UNPOOLED, metrics_of
+from .results import Answer, ConditionResult, ConditionsSummary, CountedEstimate, Finished, MetricResult, ScoreResult
 
 
 @dataclass(frozen=True)
@@ -28,32 +28,27 @@ class Score:
     difference: Interval | None
     """To the unpooled model, in the metric's own unit; None for that model itself."""
 
-    def json(self) -> Record:
+    def json(self) -> ScoreResult:
         """As it goes into ``summary.json``, rounded."""
-        return {**_rounded(self.value), "difference": None if self.difference is None else _rounded(self.difference)}
+        difference = None if self.difference is None else rounded(self.difference)
+        return ScoreResult(**rounded(self.value), difference=difference)
 
 
-def answered(records: Sequence[Record]) -> list[Record]:
-    """Records of recordings that could be used and whose right answer is known."""
-    return [record for record in records if "problem" not in record and record["reference"] is not None]
-
-
-def by_condition(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """In the order of their first record; recordings that could not be used are left out."""
-    groups: dict[str, list[Record]] = {}
+def by_condition(records: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """In the order of their first answer."""
+    groups: dict[str, list[Answer]] = {}
     for record in records:
-        if "problem" not in record:
-            groups.setdefault(record["condition"], []).append(record)
+        groups.setdefault(record["condition"], []).append(record)
     return groups
 
 
-def by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Answered records by task, and by language where a task comes in several: metrics differ between languages."""
-    known = answered(records)
+def by_task(records: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Answers with a reference by task, and by language where a task has several: metrics differ between them."""
+    known = [record for record in records if record["reference"] is not None]
     languages: dict[str, set[str | None]] = {}
     for record in known:
         languages.setdefault(record["task"], set()).add(record["language"])
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[Answer]] = {}
     for record in known:
         task, language = record["task"], record["language"]
         groups.setdefault(f"{task} ({language})" if len(languages[task]) > 1 else task, []).append(record)
@@ -61,7 +56,7 @@ def by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def score(
-    records: Sequence[Record], against: Mapping[str, str] | None = None, judge: Metric | None = None
+    records: Sequence[Answer], against: Mapping[str, str] | None = None, judge: Metric | None = None
 ) -> dict[str, dict[str, Score]]:
     """``[condition][metric]`` over the records of one task; the headline metric is the first, a judge's if it judged.
 
@@ -88,20 +83,21 @@ def score(
     return {name: {metric.name: one(name, metric) for metric in metrics} for name in groups}
 
 
-def _counts(metric: Metric, record: Record) -> Counts:
+def _counts(metric: Metric, record: Answer) -> Counts:
     if metric.name == "judge":
         return np.array(record["judged"], np.float64)  # None becomes NaN: could not be scored
+    assert record["reference"] is not None  # by_task leaves out answers without
     return metric.counts(record["reference"], record["answer"])
 
 
-def retention(records: Sequence[Record]) -> list[float]:
+def retention(records: Sequence[Answer]) -> list[float]:
     """Audio tokens left after each site of one condition, as shares of what the encoder made."""
     whole = sum(record["audio_tokens"] for record in records)
     left = zip(*(record["kept"] for record in records), strict=True)
     return [sum(kept) / whole for kept in left]
 
 
-def relative_flops(config: Any, records: Sequence[Record]) -> float:
+def relative_flops(config: Any, records: Sequence[Answer]) -> float:
     """Decoder prefill of one condition over that of the unpooled model, all recordings together."""
     depth = decoder_config(config).num_hidden_layers
     pooled = whole = 0.0
@@ -113,37 +109,39 @@ def relative_flops(config: Any, records: Sequence[Record]) -> float:
     return pooled / whole
 
 
-def summary(
-    lslm: Lslm, plan: Record, records: Sequence[Record], provenance: Record, judge: Metric | None = None
-) -> Record:
-    """Everything a run of conditions found and what it was found with, as JSON."""
-    scores = {task: score(of, judge=judge) for task, of in by_task(records).items()}
+def summarise(lslm: Lslm, run: Finished[Answer], judge: Metric | None = None) -> ConditionsSummary:
+    """Everything a run of conditions found and what it was found with."""
+    scores = {task: score(of, judge=judge) for task, of in by_task(run.rows).items()}
     metrics = {task: [s.metric for s in next(iter(found.values())).values()] for task, found in scores.items()}
     return {
-        "command": plan["command"],
-        "config": plan,
-        "provenance": provenance,
-        "unusable": problems(records),
+        "command": run.settings["command"],
+        "config": run.settings,
+        "provenance": run.provenance,
+        "unusable": list(run.unusable),
         "metrics": {task: [metric_json(metric) for metric in found] for task, found in metrics.items()},
         "conditions": [
-            {
-                "name": name,
-                **of[0]["facts"],
-                "layers": of[0]["layers"],
-                "utterances": len(of),
-                "audio_tokens": sum(record["audio_tokens"] for record in of),
-                "retention": [round(share, 6) for share in retention(of)],
-                "relative_flops": round(relative_flops(lslm.model.config, of), 6),
-                "scores": {
-                    task: {metric: s.json() for metric, s in found[name].items()} for task, found in scores.items()
-                },
-            }
-            for name, of in by_condition(records).items()
+            _condition(lslm, name, of, {task: found[name] for task, found in scores.items()})
+            for name, of in by_condition(run.rows).items()
         ],
     }
 
 
-def metric_json(metric: Metric) -> Record:
+def _condition(
+    lslm: Lslm, name: str, answers: Sequence[Answer], scores: Mapping[str, Mapping[str, Score]]
+) -> ConditionResult:
+    return {
+        "name": name,
+        **answers[0]["facts"],  # type: ignore[typeddict-item]  # the keys that its experiment adds
+        "layers": answers[0]["layers"],
+        "utterances": len(answers),
+        "audio_tokens": sum(answer["audio_tokens"] for answer in answers),
+        "retention": [round(share, 6) for share in retention(answers)],
+        "relative_flops": round(relative_flops(lslm.config, answers), 6),
+        "scores": {task: {metric: s.json() for metric, s in found.items()} for task, found in scores.items()},
+    }
+
+
+def metric_json(metric: Metric) -> MetricResult:
     return {
         "name": metric.name,
         "title": metric.title,
@@ -153,6 +151,7 @@ def metric_json(metric: Metric) -> Record:
     }
 
 
-def _rounded(found: Interval) -> Record:
+def rounded(found: Interval) -> CountedEstimate:
+    """As it goes into ``summary.json``."""
     bounds = [None if bound is None else round(bound, 6) for bound in (found.low, found.high)]
     return {"value": round(found.value, 6), "interval_95": bounds, "utterances": found.utterances}

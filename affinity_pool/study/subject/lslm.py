@@ -1,4 +1,4 @@
-"""The model under study: loaded by name, asked about a recording, with its device and its tokens."""
+"""A model with its processor: loaded by name, asked about recordings."""
 
 from __future__ import annotations
 
@@ -11,37 +11,31 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, LogitsProcessorList, WhisperFeatureExtractor
+from transformers import AutoConfig, AutoProcessor, WhisperFeatureExtractor
 
 from ...models import FAMILIES, Site, patch
-from ...models.families import family_of
 from ...models.sites import FILE as SITES_FILE
-from ...models.sites import Positions, resolve
+from ...models.sites import Positions
 from ..bundled import BUNDLED
+from ..data import digests
 from ..data.audio import Audio
 from ..errors import InputError
 from ..prompts import longest_clip, model_inputs, sampling_rate
-from ..runs import identity
+from ..sites import check_sites
 from .devices import usable_device
-
-LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
+from .subject import Subject
 
 
 @dataclass(frozen=True)
-class Lslm:
+class Lslm(Subject):
     """A speech language model with its processor."""
 
-    model: Any
     processor: Any
     name: str
     sites: str
     """Where to pool when nobody says: its folder if that has an ``affinity_pool.json``, else the paper's preset."""
-    identity: str = ""
-    """Of its files, as :mod:`.identity` knows them, or its commit on the Hub."""
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+    digest: str = ""
+    """Of its files, :mod:`affinity_pool.study.data.digests`, or its commit on the Hub."""
 
     @property
     def rate(self) -> int:
@@ -51,7 +45,7 @@ class Lslm:
     @property
     def longest(self) -> float:
         """Seconds that it hears whole, in one clip."""
-        return longest_clip(self.processor, self.model.config.model_type) / self.rate
+        return longest_clip(self.processor, self.config.model_type) / self.rate
 
     def check(self, audio: Audio) -> None:
         """Refuse a recording that the model would hear cut, which would count as its error.
@@ -90,34 +84,7 @@ class Lslm:
                     f"{self.rate} Hz"
                 )
         clips = [clip.samples for clip in audio]
-        inputs = model_inputs(self.processor, self.model.config.model_type, clips, list(prompts))
-        dtype = self.model.dtype
-        return {
-            name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
-            for name, value in inputs.items()
-        }
-
-    @property
-    def encoder(self) -> Any:
-        """The module that turns features into audio embeddings; None where the family does not say."""
-        return family_of(self.model).encoder(self.model)
-
-    @property
-    def token_seconds(self) -> float:
-        """Seconds that one audio token stands for.
-
-        Raises:
-            InputError: the model's family does not say.
-        """
-        seconds = family_of(self.model).token_seconds(self.model.config)
-        if seconds is None:
-            raise InputError(f"how long an audio token of a {self.model.config.model_type} model is, is not known")
-        return seconds
-
-    @property
-    def depth(self) -> int:
-        """Decoder layers."""
-        return len(family_of(self.model).decoder(self.model).layers)
+        return self.to_device(model_inputs(self.processor, self.config.model_type, clips, list(prompts)))
 
     def pooling(self, sites: str | Path | Sequence[Site]) -> tuple[tuple[Site, ...], Positions]:
         """The sites that a patch given ``sites`` pools at, and its positions.
@@ -131,15 +98,11 @@ class Lslm:
         except (OSError, ValueError) as error:
             raise InputError(str(error)) from error
 
-    def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """``[B, T]`` bool: which tokens of the prompt are audio."""
-        return inputs["input_ids"] == family_of(self.model).audio_token_id(self.model.config)
-
-    def heard(self, inputs: Mapping[str, Tensor], audio: Audio) -> np.ndarray:
+    def spectrogram(self, inputs: Mapping[str, Tensor], audio: Audio) -> np.ndarray:
         """``[bins, frames]`` log-mel spectrogram to show: what the encoder gets, if that is one, without padding."""
         extractor = WhisperFeatureExtractor(sampling_rate=self.rate)
         frames = round(audio.samples.shape[0] / extractor.hop_length)
-        features = inputs[family_of(self.model).features]
+        features = self.features(inputs)
         own = getattr(self.processor, "feature_extractor", None)
         if features.shape[0] == 1 and getattr(own, "feature_size", None) == features.shape[1]:
             return features[0, :, :frames].float().cpu().numpy()
@@ -150,34 +113,6 @@ class Lslm:
         tokenizer = self.processor.tokenizer
         return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        inputs: Mapping[str, Tensor],
-        longest: int = LONGEST_ANSWER,
-        first: Callable[[Tensor], object] | None = None,
-    ) -> Tensor:
-        """``[B, new]`` ids of the greedy answer; ``first`` is shown the logits ``[B, V]`` of its first token."""
-        prompt = inputs["input_ids"].shape[1]
-
-        def watch(ids: Tensor, scores: Tensor) -> Tensor:
-            if first is not None and ids.shape[1] == prompt:
-                first(scores)
-            return scores
-
-        # the limits are this call's: a checkpoint's own sampling settings would make runs differ
-        tokens = self.model.generate(
-            **inputs,
-            max_new_tokens=longest,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            logits_processor=LogitsProcessorList([watch]),
-        )
-        return tokens[:, prompt:]
-
     def spelled(self, tokens: Tensor) -> list[str]:
         """``[B, new]`` ids of answers as texts."""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
@@ -185,16 +120,6 @@ class Lslm:
     def answer(self, inputs: Mapping[str, Tensor]) -> str:
         """The greedy answer of a batch of one as text."""
         return self.spelled(self.generate(inputs))[0]
-
-
-def check_sites(sites: str | None, depth: int) -> None:
-    """Raise an :class:`InputError` unless a decoder of so many layers has these sites; None: the model's own."""
-    if sites is None:
-        return
-    try:
-        resolve(sites, depth)
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from error
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -252,5 +177,5 @@ def load(
         )
     except Exception as error:  # as above
         raise InputError(f"cannot load the model {name}: {error}") from error
-    files = identity.of_folder(Path(name)) if Path(name).is_dir() else str(getattr(config, "_commit_hash", None))
+    files = digests.of_folder(Path(name)) if Path(name).is_dir() else str(getattr(config, "_commit_hash", None))
     return Lslm(model.to(device).eval(), processor, shown, sites, files)

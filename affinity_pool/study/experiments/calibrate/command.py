@@ -58,7 +58,7 @@ def calibrate(
         from . import run as calibrate
         from .page import page
 
-        budget = calibrate.Budget(flops, retention)
+        budget = calibrate.CostBudget(flops, retention)
         kind = calibrate.check_criterion(criterion)
         _, widths = rules_of("1", windows)
         session = open_session(
@@ -86,7 +86,7 @@ def calibrate(
             lambda step, options, work: session.run(step, {**options, "task": task}, work, folder=out / step)
         )
         if session.leads:
-            facts = calibrate.summary(search, found, session.data)
-            session.write(facts, page(facts))
+            summary = calibrate.summarise(search, found, session.data)
+            session.write(summary, page(summary))
             if found.chosen is not None:
                 calibrate.save(found.chosen, out)

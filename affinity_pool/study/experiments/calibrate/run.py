@@ -29,12 +29,12 @@ from ...efficiency.flops import relative_prefill_flops
 from ...errors import InputError
 from ...metrics.text import normalise
 from ...runs import folders
-from ...runs.batches import Batch, Record, problems
+from ...runs.batches import Batch, Work
 from ...runs.conditions import UNPOOLED, Answering, Condition
+from ...runs.results import Answer, CalibrationSummary, Facts, Finished, TokensLeft, TrialResult
 from ...runs.scores import by_condition, relative_flops, retention
+from ...sites import format_sites, sites_json
 from ...subject.lslm import Lslm
-from ..dynamics.run import hidden_states
-from ..evaluate.run import written
 
 Criterion = Literal["answer", "first-token"]
 
@@ -48,7 +48,7 @@ ALIKE = 2  # of them at the same layers
 
 
 @dataclass(frozen=True)
-class Budget:
+class CostBudget:
     """What the pooled model may cost."""
 
     flops: float | None = None
@@ -84,7 +84,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return written(self.sites)
+        return format_sites(self.sites)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Curves:
     lslm: Lslm
     windows: Sequence[int]
 
-    def __call__(self, batch: Batch) -> list[list[Record]]:
+    def __call__(self, batch: Batch) -> list[list[TokensLeft]]:
         mask = batch.inputs["attention_mask"]
         lengths, audio = mask.sum(1, dtype=torch.int32), self.lslm.audio_positions(batch.inputs)
         left: list[np.ndarray] = []  # [layer][window and threshold, row]
@@ -109,7 +109,7 @@ class Curves:
             merged = lengths - torch.stack(found)
             left.append((audio.sum(1) - merged).cpu().numpy())
 
-        with hidden_states(self.lslm.model, count):
+        with self.lslm.hidden_states(count):
             self.lslm.generate(batch.inputs, longest=1)
         return [
             [
@@ -123,10 +123,9 @@ class Curves:
         ]
 
 
-def candidates(curves: Sequence[Record], windows: Sequence[int], layers: Sequence[int]) -> list[Site]:
+def candidates(curves: Sequence[TokensLeft], windows: Sequence[int], layers: Sequence[int]) -> list[Site]:
     """Of each layer and window the thresholds that leave about each of the shares; equal ones once."""
-    usable = [record for record in curves if "problem" not in record]
-    left = np.array([record["left"] for record in usable]).sum(0) / sum(r["audio_tokens"] for r in usable)
+    left = np.array([row["left"] for row in curves]).sum(0) / sum(row["audio_tokens"] for row in curves)
     by_window = left.reshape(left.shape[0], len(windows), len(THRESHOLDS))
     sites = []
     for layer, (at, window) in product(layers, enumerate(windows)):
@@ -138,14 +137,17 @@ def candidates(curves: Sequence[Record], windows: Sequence[int], layers: Sequenc
 
 def conditions(trials: Sequence[Sequence[Site]]) -> list[Condition]:
     """The unpooled model, whose answers are to be kept, and each trial."""
-    return [UNPOOLED, *(Condition(written(sites), {"sites": written(sites)}, tuple(sites)) for sites in trials)]
+    return [
+        UNPOOLED,
+        *(Condition(format_sites(sites), {"sites": format_sites(sites)}, tuple(sites)) for sites in trials),
+    ]
 
 
 def measured(
-    config: Any, trials: Sequence[Sequence[Site]], records: Sequence[Record], criterion: Criterion
+    config: Any, trials: Sequence[Sequence[Site]], answers: Sequence[Answer], criterion: Criterion
 ) -> list[Trial]:
     """What the trials of a run did, in their order."""
-    groups = by_condition(records)
+    groups = by_condition(answers)
     unpooled = groups[UNPOOLED.name]
     return [
         Trial(
@@ -155,11 +157,11 @@ def measured(
             float(np.mean([disagreement(one, other, criterion) for one, other in zip(unpooled, of, strict=True)])),
         )
         for sites in trials
-        if (of := groups[written(sites)])
+        if (of := groups[format_sites(sites)])
     ]
 
 
-def disagreement(unpooled: Record, pooled: Record, criterion: Criterion) -> float:
+def disagreement(unpooled: Answer, pooled: Answer, criterion: Criterion) -> float:
     """Characters to change in the unpooled answer, as a share of it and 1 at most; or the first token's KL in nats."""
     if criterion == "first-token":
         return float(pooled["first_token_kl"])
@@ -168,7 +170,7 @@ def disagreement(unpooled: Record, pooled: Record, criterion: Criterion) -> floa
 
 
 def promising(
-    alone: Sequence[Trial], budget: Budget, config: Any, text_tokens: float, audio_tokens: float
+    alone: Sequence[Trial], budget: CostBudget, config: Any, text_tokens: float, audio_tokens: float
 ) -> list[tuple[Site, ...]]:
     """Single sites and pairs with the input that should meet the budget, the least expected disagreement first.
 
@@ -192,7 +194,7 @@ def promising(
     return [sites for of_layers in tried.values() for sites in of_layers][:TRIED]
 
 
-def best(trials: Sequence[Trial], budget: Budget) -> Trial | None:
+def best(trials: Sequence[Trial], budget: CostBudget) -> Trial | None:
     """The least disagreement within the budget, the cheaper of equals; None if none meets it."""
     within = [trial for trial in trials if budget.met(trial)]
     return min(within, key=lambda trial: (trial.disagreement, trial.flops), default=None)
@@ -207,8 +209,8 @@ def frontier(trials: Sequence[Trial]) -> list[Trial]:
     return front
 
 
-Step = Callable[[str, Record, Any], tuple[Record, list[Record], Record]]
-"""Runs a step in all processes, by its name, options and work; returns what the run was, its records and provenance."""
+Step = Callable[[str, Facts, Work[Any]], Finished[Any]]
+"""Runs a step in all processes, by its name, options and work."""
 
 
 @dataclass(frozen=True)
@@ -219,11 +221,8 @@ class Found:
     """None: nothing that was tried meets the budget."""
     alone: Sequence[Trial]
     together: Sequence[Trial]
-    utterances: int
-    unusable: Sequence[Record]
-    plan: Record
-    provenance: Record
-    """Both of the last step's run."""
+    last: Finished[Answer]
+    """The last step's run."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ class Search:
     """What is looked for, and where."""
 
     lslm: Lslm
-    budget: Budget
+    budget: CostBudget
     criterion: Criterion
     layers: Sequence[int]
     windows: Sequence[int]
@@ -239,23 +238,28 @@ class Search:
 
     def run(self, step: Step) -> Found:
         """All three steps; each one's results decide what the next one tries."""
-        config = self.lslm.model.config
-        _, curves, _ = step(
+        config = self.lslm.config
+        curves: Finished[TokensLeft] = step(
             "curves", {"thresholds": THRESHOLDS, "windows": self.windows}, Curves(self.lslm, self.windows)
         )
-        sites = candidates(curves, self.windows, self.layers)
-        _, records, _ = self._answer(step, "alone", [(site,) for site in sites])
-        alone = measured(config, [(site,) for site in sites], records, self.criterion)
+        sites = [(site,) for site in candidates(curves.rows, self.windows, self.layers)]
+        at_one_layer = self._answer(step, "alone", sites).rows
+        alone = measured(config, sites, at_one_layer, self.criterion)
 
-        used = by_condition(records)[UNPOOLED.name]
-        text, audio = (float(np.mean([r[key] for r in used])) for key in ("text_tokens", "audio_tokens"))
+        unpooled = by_condition(at_one_layer)[UNPOOLED.name]
+        text = float(np.mean([answer["text_tokens"] for answer in unpooled]))
+        audio = float(np.mean([answer["audio_tokens"] for answer in unpooled]))
         trials = promising(alone, self.budget, config, text, audio)
-        plan, records, about = self._answer(step, "together", trials)
-        together = measured(config, trials, records, self.criterion)
-        return Found(best(together, self.budget), alone, together, len(used), problems(records), plan, about)
+        last = self._answer(step, "together", trials)
+        together = measured(config, trials, last.rows, self.criterion)
+        return Found(best(together, self.budget), alone, together, last)
 
-    def _answer(self, step: Step, name: str, trials: Sequence[Sequence[Site]]) -> tuple[Record, list[Record], Record]:
-        options = {"trials": [written(sites) for sites in trials], "longest": self.longest, "criterion": self.criterion}
+    def _answer(self, step: Step, name: str, trials: Sequence[Sequence[Site]]) -> Finished[Answer]:
+        options = {
+            "trials": [format_sites(sites) for sites in trials],
+            "longest": self.longest,
+            "criterion": self.criterion,
+        }
         first_token = self.criterion == "first-token"
         longest = 1 if first_token else self.longest
         return step(name, options, Answering(self.lslm, conditions(trials), longest, first_token=first_token))
@@ -268,10 +272,10 @@ def check_criterion(criterion: str) -> Criterion:
     return cast(Criterion, criterion)
 
 
-def summary(search: Search, found: Found, data: str) -> Record:
-    """What was looked for, tried and chosen, as JSON."""
+def summarise(search: Search, found: Found, data: str) -> CalibrationSummary:
+    """What was looked for, tried and chosen."""
 
-    def of(trial: Trial) -> Record:
+    def of(trial: Trial) -> TrialResult:
         return {
             "sites": trial.name,
             "retention": round(trial.retention, 6),
@@ -289,12 +293,12 @@ def summary(search: Search, found: Found, data: str) -> Record:
             "layers": list(search.layers),
             "windows": list(search.windows),
             "longest": search.longest,
-            **{key: found.plan[key] for key in ("device", "dtype", "prompt", "batch", "recordings")},
+            **{key: found.last.settings[key] for key in ("device", "dtype", "prompt", "batch", "recordings")},
         },
-        "provenance": found.provenance,
+        "provenance": found.last.provenance,
         "depth": search.lslm.depth,
-        "utterances": found.utterances,
-        "unusable": list(found.unusable),
+        "utterances": len(by_condition(found.last.rows)[UNPOOLED.name]),
+        "unusable": list(found.last.unusable),
         "chosen": None if found.chosen is None else of(found.chosen),
         "alone": [of(trial) for trial in found.alone],
         "together": [of(trial) for trial in found.together],
@@ -304,9 +308,8 @@ def summary(search: Search, found: Found, data: str) -> Record:
 
 def save(trial: Trial, folder: Path) -> Path:
     """Write ``affinity_pool.json``, which ``affinity_pool.patch(model, path)`` loads."""
-    sites = [{"layer": s.layer, "threshold": s.threshold, "window": s.window} for s in trial.sites]
     path = folder / FILE
-    folders.write_json(path, {"sites": sites, "positions": "keep"}, indent=2)
+    folders.write_json(path, {"sites": sites_json(trial.sites), "positions": "keep"}, indent=2)
     return path
 
 

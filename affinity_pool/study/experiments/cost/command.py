@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from ....cli.options import Data, Device, Dtype, Model, Out, Prompt, Sites, list
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ...subject.subject import Subject
     from .prompts import Case, Pooling
 
 GPU_LENGTHS, CPU_LENGTHS = "5,10,20,30,45,60", "1,2,5,10,20,30"
@@ -58,8 +59,9 @@ def cost(
     slower. With --random-weights the cost of a model is measured without having it.
     """
     with explained():
+        from ...data import digests
         from ...report.page import write
-        from ...runs import folders, identity
+        from ...runs import folders
         from . import page as cost_page
         from .measure import Options
         from .run import method, run
@@ -76,7 +78,7 @@ def cost(
             if min(sizes) < 1:
                 raise typer.BadParameter(f"batch must be 1 or more, got {batch!r}")
             loaded, cases = _from_config(random_weights, seconds, sizes, device, dtype)
-            name, pooling, given = random_weights, None, {"model": identity.digest([loaded.config.to_dict()])}
+            name, pooling, given = random_weights, None, {"model": digests.digest([loaded.config.to_dict()])}
         else:
             if batch != "1":
                 raise typer.BadParameter("--batch needs --random-weights: recordings are measured one by one")
@@ -101,10 +103,11 @@ def cost(
 
 def _from_config(
     config: str, lengths: list[float] | None, batches: list[int], device: str | None, dtype: str
-) -> tuple[Any, Iterable[Case]]:
+) -> tuple[Subject, Iterable[Case]]:
     import torch
 
     from ...subject.devices import usable_device
+    from ...subject.subject import Subject
     from .architectures import config_of, random_model
     from .prompts import forced_cases
 
@@ -113,9 +116,9 @@ def _from_config(
     kind = ("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype
     if kind not in ("float32", "bfloat16", "float16"):
         raise typer.BadParameter(f"must be auto, float32, bfloat16 or float16, got {kind!r}", param_hint="--dtype")
-    model = random_model(config_of(config), place, getattr(torch, kind))
+    subject = Subject(random_model(config_of(config), place, getattr(torch, kind)))
     seconds = lengths or listed(CPU_LENGTHS if on_cpu else GPU_LENGTHS, float, "lengths")
-    return model, forced_cases(model, seconds, batches)
+    return subject, forced_cases(subject, seconds, batches)
 
 
 def _from_recordings(
@@ -128,20 +131,21 @@ def _from_recordings(
     lengths: list[float] | None,
     device: str | None,
     dtype: str,
-) -> tuple[Any, str, Pooling, Iterable[Case], dict[str, str]]:
+) -> tuple[Subject, str, Pooling, Iterable[Case], dict[str, str]]:
     from ...data import open_data
-    from ...runs.identity import of_audio, of_texts
-    from ...subject.lslm import check_sites, load
-    from .prompts import Pooling, Recording, bucket_cases, length_cases
+    from ...data.digests import of_audio, of_texts
+    from ...sites import check_sites
+    from ...subject.lslm import load
+    from .prompts import Pooling, Spoken, bucket_cases, length_cases
 
     utterances = open_data(data)
     lslm = load(model, device, dtype, lambda depth: check_sites(sites, depth))
     pooling = Pooling(*lslm.pooling(sites or lslm.sites))
-    recordings = [Recording(one.load(lslm.rate), prompt or one.task) for one in utterances]
+    recordings = [Spoken(one.load(lslm.rate), prompt or one.task) for one in utterances]
     cases = (
         bucket_cases(lslm, recordings, pooling, edges, per_bucket)
         if lengths is None
         else length_cases(lslm, recordings, pooling, lengths)
     )
-    given = {"texts": of_texts(utterances), "audio": of_audio(utterances), "model": lslm.identity}
-    return lslm.model, lslm.name, pooling, cases, given
+    given = {"texts": of_texts(utterances), "audio": of_audio(utterances), "model": lslm.digest}
+    return lslm, lslm.name, pooling, cases, given

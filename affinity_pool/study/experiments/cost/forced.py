@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....models import PrefillStats, Site
 from ....results import PooledPadded
+from ...subject.subject import Subject
 
 INPUT_RETENTION, FINAL_RETENTION = 0.7864, 0.1491  # of the audio tokens; the paper's Dual Affinity Pooling, aggressive
 SPREAD = 0.1  # rows of a batch keep up to a tenth more or less: batches of speech end up uneven, and pay for padding
@@ -76,14 +77,16 @@ def speech(config: Any, seconds: float, batch: int) -> Speech:
     return Speech(frames, ((tokens,) * batch, kept(INPUT_RETENTION), kept(FINAL_RETENTION)))
 
 
-def model_inputs(model: Any, spoken: Speech) -> dict[str, Tensor]:
+def model_inputs(subject: Subject, spoken: Speech) -> dict[str, Tensor]:
     """What ``generate`` takes: text and features are noise, the places of the audio tokens are not."""
-    config, device = model.config, model.device
+    config, device = subject.config, subject.device
     audio = _audio_columns(spoken, 0)
     ids = torch.randint(6, 100, audio.shape).masked_fill(audio, config.audio_token_index)
     longest = 2 * config.audio_config.max_source_positions
     there = torch.arange(longest) < torch.tensor(spoken.frames * spoken.batch)[:, None]
-    features = torch.randn(there.shape[0], config.audio_config.num_mel_bins, longest, dtype=model.dtype, device=device)
+    features = torch.randn(
+        there.shape[0], config.audio_config.num_mel_bins, longest, dtype=subject.model.dtype, device=device
+    )
     return {
         "input_ids": ids.to(device),
         "attention_mask": torch.ones_like(ids).to(device),

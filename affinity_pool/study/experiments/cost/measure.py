@@ -20,14 +20,14 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ....models import PrefillStats, patch
-from ....models.families import family_of
 from ...efficiency.flops import decoder_config, knows_encoder, prefill_flops, tokens_per_layer
 from ...efficiency.ttft import FEWEST, Ttft, rounds, timed, wait
+from ...runs.results import CostResult, FlopsResult, Percentiles, Ratio
+from ...subject.subject import Subject
 from .memory import peak_bytes
 from .parts import timed_parts
 from .prompts import Case, Pooling, Prompt, batch_of
 
-Record = dict[str, Any]
 Times = Mapping[str, Sequence[float]]
 """Seconds by condition, entry ``i`` of all from round ``i``."""
 
@@ -46,18 +46,18 @@ class Options:
     """Whether there is a third condition: pooling with thresholds that nothing reaches."""
 
 
-def measure(model: Any, case: Case, options: Options) -> Record:
-    """A line of the results, without its name."""
+def measure(subject: Subject, case: Case, options: Options) -> CostResult:
+    """A line of the results."""
     prompts = case.prompts()
-    stats = [_checked(model, prompt) for prompt in prompts]
+    stats = [_checked(subject, prompt) for prompt in prompts]
     first, steps, parts, memory = [], [], [], []
     for prompt in prompts:
         ways = _ways(prompt, options.idle)
-        first.append(rounds(_clocks(model, prompt, ways, first_token_seconds), options.rounds))
+        first.append(rounds(_clocks(subject, prompt, ways, first_token_seconds), options.rounds))
         decode = partial(decode_seconds, new_tokens=options.new_tokens)
-        steps.append(rounds(_clocks(model, prompt, ways, decode), FEWEST, warm_up=1))
-        parts.append({way: _parts(model, prompt, pooling) for way, pooling in ways.items() if way != "idle"})
-        memory.append([_memory(model, prompt, ways[way]) for way in ("unpooled", "pooled")])
+        steps.append(rounds(_clocks(subject, prompt, ways, decode), FEWEST, warm_up=1))
+        parts.append({way: _parts(subject, prompt, pooling) for way, pooling in ways.items() if way != "idle"})
+        memory.append([_memory(subject, prompt, ways[way]) for way in ("unpooled", "pooled")])
     n = len(prompts)
     prefills, decoding = _together(first), _together(steps)
     each = {way: [seconds / n for seconds in prefills[way]] for way in prefills}
@@ -66,13 +66,15 @@ def measure(model: Any, case: Case, options: Options) -> Record:
     tokens = [_tokens(prompt, found) for prompt, found in zip(prompts, stats, strict=True)]
     audio = [[sum(rows) for rows in _audio_tokens(found)] for found in stats]
     of_sites = [sum(site) for site in zip(*audio, strict=True)]
-    return {
+    result: CostResult = {
+        "name": case.name,
         "seconds": round(sum(prompt.seconds for prompt in prompts) / n, 2),
         "batch": case.batch,
         "prompts": n,
         "tokens": [round(sum(stage) / n / case.batch) for stage in zip(*tokens, strict=True)],
         "audio_retention": [round(left / of_sites[0], 4) for left in of_sites[1:]],
-        **{f"{way}_seconds": percentiles(each[way]) for way in each},
+        "unpooled_seconds": percentiles(each["unpooled"]),
+        "pooled_seconds": percentiles(each["pooled"]),
         **_compared(prefills, "pooled"),
         "idle": _compared(prefills, "idle") if options.idle else None,
         "parts": where,
@@ -89,47 +91,38 @@ def measure(model: Any, case: Case, options: Options) -> Record:
             sum(found.kv_bytes for found in stats) // n,
         ],
         "dynamic_bytes": None if None in memory[0] else [sum(sizes) // n for sizes in zip(*memory, strict=True)],
-        "flops": _flops(model, prompts, stats),
+        "flops": _flops(subject, prompts, stats),
         "rounds": {"prefill": _rounded(prefills), "decode": _rounded(decoding)},
     }
+    if options.idle:
+        result["idle_seconds"] = percentiles(each["idle"])
+    return result
 
 
 @contextmanager
-def patched(model: Any, pooling: Pooling | None) -> Iterator[Any]:
+def patched(subject: Subject, pooling: Pooling | None) -> Iterator[Any]:
     """The model as a condition has it: patched, or as it is."""
     if pooling is None:
         yield None
     else:
-        with patch(model, pooling.sites, positions=pooling.positions) as handle:
+        with patch(subject.model, pooling.sites, positions=pooling.positions) as handle:
             yield handle
 
 
-@torch.inference_mode()
-def generate(model: Any, prompt: Prompt, tokens: int, *criteria: StoppingCriteria) -> Tensor:
+def generate(subject: Subject, prompt: Prompt, tokens: int, *criteria: StoppingCriteria) -> Tensor:
     """``[B, tokens]`` greedy ids: an end token does not end it, so that the work is the same in each condition."""
-    found = model.generate(
-        **prompt.inputs,
-        max_new_tokens=tokens,
-        eos_token_id=None,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        stopping_criteria=StoppingCriteriaList(criteria),
-    )
-    return found[:, prompt.inputs["input_ids"].shape[1] :]
+    return subject.generate(prompt.inputs, tokens, eos_token_id=None, stopping_criteria=StoppingCriteriaList(criteria))
 
 
-def first_token(model: Any, prompt: Prompt) -> list[int]:
+def first_token(subject: Subject, prompt: Prompt) -> list[int]:
     """Prefill, and the first token of each row on the host."""
-    ids: list[int] = generate(model, prompt, 1)[:, 0].tolist()
+    ids: list[int] = generate(subject, prompt, 1)[:, 0].tolist()
     return ids
 
 
-def first_token_seconds(model: Any, prompt: Prompt) -> float:
+def first_token_seconds(subject: Subject, prompt: Prompt) -> float:
     """From features on the device to the first token on the host, the device idle before and after."""
-    return timed(partial(first_token, model, prompt), model.device)
+    return timed(partial(first_token, subject, prompt), subject.device)
 
 
 class _FirstToken(StoppingCriteria):
@@ -146,19 +139,19 @@ class _FirstToken(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def decode_seconds(model: Any, prompt: Prompt, new_tokens: int) -> float:
+def decode_seconds(subject: Subject, prompt: Prompt, new_tokens: int) -> float:
     """Of ``new_tokens`` decoding steps, from the first token on; the prefill before them does not count."""
-    first = _FirstToken(model.device)
-    generate(model, prompt, 1 + new_tokens, first)
-    wait(model.device)
+    first = _FirstToken(subject.device)
+    generate(subject, prompt, 1 + new_tokens, first)
+    wait(subject.device)
     assert first.at is not None
     return time.perf_counter() - first.at
 
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+def percentiles(seconds: Sequence[float]) -> Percentiles:
     """Of rounds: the 20th, the median and the 80th."""
     tenths = quantiles(seconds, n=10, method="inclusive")
-    return {name: round(tenths[i], 6) for name, i in (("p20", 1), ("p50", 4), ("p80", 7))}
+    return {"p20": round(tenths[1], 6), "p50": round(tenths[4], 6), "p80": round(tenths[7], 6)}
 
 
 def _ways(prompt: Prompt, idle: bool) -> dict[str, Pooling | None]:
@@ -168,35 +161,35 @@ def _ways(prompt: Prompt, idle: bool) -> dict[str, Pooling | None]:
 
 
 def _clocks(
-    model: Any, prompt: Prompt, ways: Mapping[str, Pooling | None], clock: Callable[[Any, Prompt], float]
+    subject: Subject, prompt: Prompt, ways: Mapping[str, Pooling | None], clock: Callable[[Any, Prompt], float]
 ) -> dict[str, Callable[[], float]]:
     """The clock in each condition; patching is outside of it, as a server patches once."""
 
     def of(pooling: Pooling | None) -> float:
-        with patched(model, pooling):
-            return clock(model, prompt)
+        with patched(subject, pooling):
+            return clock(subject, prompt)
 
     return {way: partial(of, pooling) for way, pooling in ways.items()}
 
 
-def _checked(model: Any, prompt: Prompt) -> PrefillStats:
+def _checked(subject: Subject, prompt: Prompt) -> PrefillStats:
     """What pooling does to a prompt."""
-    with patched(model, prompt.pooling) as handle:
-        first_token(model, prompt)
+    with patched(subject, prompt.pooling) as handle:
+        first_token(subject, prompt)
         stats: PrefillStats = handle.stats
     prompt.check(stats)
     return stats
 
 
-def _memory(model: Any, prompt: Prompt, pooling: Pooling | None) -> int | None:
-    with patched(model, pooling):
-        return peak_bytes(partial(first_token, model, prompt), model.device)
+def _memory(subject: Subject, prompt: Prompt, pooling: Pooling | None) -> int | None:
+    with patched(subject, pooling):
+        return peak_bytes(partial(first_token, subject, prompt), subject.device)
 
 
-def _parts(model: Any, prompt: Prompt, pooling: Pooling | None) -> dict[str, float]:
-    run, sites = partial(first_token, model, prompt), [site.layer for site in prompt.pooling.sites]
-    with patched(model, pooling):
-        found = [timed_parts(model, run, sites, pooling is not None) for _ in range(PASSES)]
+def _parts(subject: Subject, prompt: Prompt, pooling: Pooling | None) -> dict[str, float]:
+    run, sites = partial(first_token, subject, prompt), [site.layer for site in prompt.pooling.sites]
+    with patched(subject, pooling):
+        found = [timed_parts(subject, run, sites, pooling is not None) for _ in range(PASSES)]
     return sorted(found, key=lambda parts: sum(parts.values()))[PASSES // 2]
 
 
@@ -209,7 +202,7 @@ def _together(parts: Sequence[Times]) -> dict[str, list[float]]:
     return {way: [sum(run) for run in zip(*(part[way] for part in parts), strict=True)] for way in parts[0]}
 
 
-def _compared(times: Times, way: str) -> Record:
+def _compared(times: Times, way: str) -> Ratio:
     """Unpooled over another condition, within rounds."""
     pairs = Ttft(tuple(times["unpooled"]), tuple(times[way]))
     low, high = pairs.interval
@@ -229,25 +222,25 @@ def _audio_tokens(stats: PrefillStats) -> list[list[int]]:
     return [stats.sites[0].audio_before, *(site.audio_after for site in stats.sites)]
 
 
-def _flops(model: Any, prompts: Sequence[Prompt], stats: Sequence[PrefillStats]) -> Record | None:
+def _flops(subject: Subject, prompts: Sequence[Prompt], stats: Sequence[PrefillStats]) -> FlopsResult | None:
     """Operations of a prefill, padding included; None where the decoder's cannot be counted, as with experts.
 
     ``encoder`` is None where that cannot be counted.
     """
     try:
-        depth = decoder_config(model.config).num_hidden_layers
+        depth = decoder_config(subject.config).num_hidden_layers
     except ValueError:
         return None
-    encoder: float | None = 0.0 if knows_encoder(model.config) else None
+    encoder: float | None = 0.0 if knows_encoder(subject.config) else None
     decoder = {"unpooled": 0.0, "pooled": 0.0}
     for prompt, found in zip(prompts, stats, strict=True):
         rows, width = batch_of(prompt.inputs), prompt.inputs["input_ids"].shape[1]
-        features = prompt.inputs[family_of(model).features]
+        features = subject.features(prompt.inputs)
         after = {site.layer: max(site.tokens_after) for site in found.sites}
         for way, left in (("unpooled", {}), ("pooled", after)):
-            one = prefill_flops(model.config, tokens_per_layer(depth, width, left))
+            one = prefill_flops(subject.config, tokens_per_layer(depth, width, left))
             decoder[way] += rows * one.decoder / len(prompts)
         if encoder is not None:
-            one = prefill_flops(model.config, [0] * depth, mel_frames=features.shape[-1])
+            one = prefill_flops(subject.config, [0] * depth, mel_frames=features.shape[-1])
             encoder += features.shape[0] * one.encoder / len(prompts)
     return {"encoder": encoder, "decoder": decoder, "ratio": round(decoder["pooled"] / decoder["unpooled"], 4)}

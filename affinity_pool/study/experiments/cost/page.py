@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...report.charts import Bars, bars
 from ...report.page import Card, Cell, Page, Section, Table
 from ...report.telling import size
+from ...runs.results import CostResult, CostSummary, Facts, Ratio
 from .run import finding
 
-Record = dict[str, Any]
 CONDITIONS = {"unpooled": "unpooled", "pooled": "pooled", "idle": "nothing merges"}
 
 
-def page(summary: Record) -> Page:
-    """What was measured; ``summary`` is that of :func:`affinity_pool.study.cost.study.run`."""
+def page(summary: CostSummary) -> Page:
+    """What was measured; ``summary`` is that of :func:`.run.run`."""
     records, method, origin = summary["results"], summary["method"], summary["provenance"]
     return Page(
         title="What pooling costs and saves",
@@ -48,14 +49,14 @@ PARTS = (
 )
 
 
-def _in_all(records: list[Record]) -> str:
+def _in_all(records: list[CostResult]) -> str:
     slower = sum("SLOWER" in record["verdict"] for record in records)
     if slower:
         return f"**Pooling is slower in {slower} of {len(records)} cases.**"
     return f"In none of {len(records)} cases is pooling shown to be slower."
 
 
-def _what(method: Record) -> str:
+def _what(method: Facts) -> str:
     if "sites" in method:
         rules = [f"layer {s['layer']}: cosine ≥ {s['threshold']:g}, window {s['window']}" for s in method["sites"]]
         return f"Sites: {'; '.join(rules)}."
@@ -66,7 +67,7 @@ def _what(method: Record) -> str:
     )
 
 
-def _cards(records: list[Record]) -> list[Card]:
+def _cards(records: list[CostResult]) -> list[Card]:
     last = max(records, key=lambda record: record["seconds"])
     low, high = last["ratio_ci95"]
     cards = [Card(f"{last['ratio']:.2f}×", "time to first token, unpooled over pooled", f"[{low:.2f}, {high:.2f}]")]
@@ -79,13 +80,10 @@ def _cards(records: list[Record]) -> list[Card]:
     return [Card(card.figure, card.what, f"{last['name']}: {card.detail}".rstrip(": ")) for card in cards]
 
 
-def _ratios(records: list[Record]) -> Any:
-    parts = [Bars("pooled", [r["ratio"] for r in records], [tuple(r["ratio_ci95"]) for r in records], colour=0)]
-    if records[0]["idle"]:
-        idle = [record["idle"] for record in records]
-        parts.append(
-            Bars(CONDITIONS["idle"], [r["ratio"] for r in idle], [tuple(r["ratio_ci95"]) for r in idle], colour=1)
-        )
+def _ratios(records: list[CostResult]) -> Any:
+    parts = [_ratio_bars("pooled", records, 0)]
+    if idle := [record["idle"] for record in records if record["idle"]]:
+        parts.append(_ratio_bars("idle", idle, 1))
     return bars(
         "time-to-first-token",
         [record["name"] for record in records],
@@ -97,13 +95,19 @@ def _ratios(records: list[Record]) -> Any:
     )
 
 
-def _times(records: list[Record]) -> Table:
-    ways = [way for way in CONDITIONS if f"{way}_seconds" in records[0]]
+def _ratio_bars(condition: str, ratios: Sequence[Ratio], colour: int) -> Bars:
+    intervals = [(ratio["ratio_ci95"][0], ratio["ratio_ci95"][1]) for ratio in ratios]
+    return Bars(CONDITIONS[condition], [ratio["ratio"] for ratio in ratios], intervals, colour=colour)
+
+
+def _times(records: list[CostResult]) -> Table:
+    ways = [way for way in CONDITIONS if way != "idle" or records[0]["idle"]]
     rows: list[list[str | Cell]] = []
     for record in records:
         low, high = record["ratio_ci95"]
         slower = "SLOWER" in record["verdict"]
-        times = [record[f"{way}_seconds"] for way in ways]
+        times = [record["unpooled_seconds"], record["pooled_seconds"]]
+        times += [record["idle_seconds"]] if record["idle"] else []
         rows.append(
             [
                 record["name"],
@@ -120,7 +124,7 @@ def _times(records: list[Record]) -> Table:
     return Table(header, rows, "A prompt's time: median over rounds, and the 20th and 80th percentile.")
 
 
-def _parts(records: list[Record]) -> Any:
+def _parts(records: list[CostResult]) -> Any:
     labels = [f"{record['name']}, {way}" for record in records for way in record["parts"]]
     found = [parts for record in records for parts in record["parts"].values()]
     *names, head, rest = _part_names(records)
@@ -135,7 +139,7 @@ def _parts(records: list[Record]) -> Any:
     )
 
 
-def _parts_table(records: list[Record]) -> Table:
+def _parts_table(records: list[CostResult]) -> Table:
     names = _part_names(records)
     rows = [
         [f"{record['name']}, {way}", *(f"{1e3 * parts[name]:.2f}" if name in parts else "" for name in names)]
@@ -145,13 +149,13 @@ def _parts_table(records: list[Record]) -> Table:
     return Table(["ms", *names], rows)
 
 
-def _part_names(records: list[Record]) -> list[str]:
+def _part_names(records: list[CostResult]) -> list[str]:
     """In the order of a pooled prefill, with what is before and after everything at the end."""
     names = list(records[0]["parts"]["pooled"])
     return [*names[1:], names[0]]
 
 
-def _savings(records: list[Record]) -> Table:
+def _savings(records: list[CostResult]) -> Table:
     rows = []
     for record in records:
         decode, flops, memory = record["decode"], record["flops"], record["dynamic_bytes"]
@@ -175,9 +179,9 @@ def _savings(records: list[Record]) -> Table:
     )
 
 
-def _share(pair: list[float]) -> str:
+def _share(pair: Sequence[float]) -> str:
     return f"{pair[1] / pair[0]:.0%}"
 
 
-def _sizes(pair: list[float]) -> str:
+def _sizes(pair: Sequence[float]) -> str:
     return f"{size(pair[0])} → {size(pair[1])}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ....models.families import family_of
+from ...subject.subject import Subject
 
 ENCODER = "encoder"
 """From the encoder's call to the decoder's, or its first layer where that calls the encoder: projector, embeddings."""
@@ -59,24 +59,22 @@ class Timeline:
         return total
 
 
-def timed_parts(model: Any, run: Callable[[], object], sites: Sequence[int], pooled: bool) -> dict[str, float]:
-    """Seconds of each part of ``run``, one prefill of ``model``.
+def timed_parts(subject: Subject, run: Callable[[], object], sites: Sequence[int], pooled: bool) -> dict[str, float]:
+    """Seconds of each part of ``run``, one prefill of ``subject``.
 
     Layers are told apart at the layers ``sites`` whether or not the model is patched, so that both can be compared;
     if it is, ``pooled``, what happens in the patch's hooks there is a part too.
     """
-    family = family_of(model)
-    decoder, encoder = family.decoder(model), family.encoder(model)
-    layers = decoder.layers
-    line = Timeline(model.device)
+    layers = subject.layers
+    line = Timeline(subject.device)
 
     def beginning(part: str) -> Callable[..., None]:
         return lambda *_: line.begin(part)
 
     firsts = sorted({0, *sites})
     with ExitStack() as hooks:
-        hooks.callback((encoder or model).register_forward_pre_hook(beginning(ENCODER)).remove)
-        hooks.callback(decoder.register_forward_pre_hook(beginning(REST)).remove)
+        hooks.callback((subject.encoder or subject.model).register_forward_pre_hook(beginning(ENCODER)).remove)
+        hooks.callback(subject.decoder.register_forward_pre_hook(beginning(REST)).remove)
         for first, following in pairwise([*firsts, len(layers)]):
             if pooled and first in sites:  # the patch's own hook runs between these two
                 hook = layers[first].register_forward_pre_hook(beginning(pooling(first)), prepend=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, pairwise
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from ....models import PrefillStats, Site
 from ....models.sites import Positions, preset
 from ...errors import InputError
+from ...subject.subject import Subject
 from .forced import Forced, check_forced, model_inputs, speech
 
 if TYPE_CHECKING:
@@ -62,26 +63,26 @@ class Case:
     prompts: Callable[[], list[Prompt]]
 
 
-def forced_cases(model: Any, lengths: Sequence[float], batches: Sequence[int]) -> Iterator[Case]:
-    """Prompts that pool as in the paper, whatever the model's weights; see :mod:`affinity_pool.study.forced`."""
+def forced_cases(subject: Subject, lengths: Sequence[float], batches: Sequence[int]) -> Iterator[Case]:
+    """Prompts that pool as in the paper, whatever the model's weights; see :mod:`.forced`."""
     for batch in batches:
         for seconds in lengths:
             name = f"{seconds:g} s" if batch == 1 else f"{seconds:g} s, batch {batch}"
-            yield Case(name, batch, partial(_forced, model, seconds, batch))
+            yield Case(name, batch, partial(_forced, subject, seconds, batch))
 
 
-def _forced(model: Any, seconds: float, batch: int) -> list[Prompt]:
-    text = model.config.text_config
-    spoken = speech(model.config, seconds, batch)
+def _forced(subject: Subject, seconds: float, batch: int) -> list[Prompt]:
+    text = subject.config.text_config
+    spoken = speech(subject.config, seconds, batch)
     sites = tuple(
-        replace(site, reduction=Forced.at(site, spoken, stage, text.hidden_size, model.dtype, model.device))
+        replace(site, reduction=Forced.at(site, spoken, stage, text.hidden_size, subject.model.dtype, subject.device))
         for stage, site in enumerate(preset("aggressive", text.num_hidden_layers))
     )
-    return [Prompt(model_inputs(model, spoken), seconds, Pooling(sites, "keep"), partial(check_forced, spoken))]
+    return [Prompt(model_inputs(subject, spoken), seconds, Pooling(sites, "keep"), partial(check_forced, spoken))]
 
 
 @dataclass(frozen=True)
-class Recording:
+class Spoken:
     """A recording at the model's rate, and what is asked about it."""
 
     audio: Audio
@@ -89,7 +90,7 @@ class Recording:
 
 
 def bucket_cases(
-    lslm: Lslm, recordings: Sequence[Recording], pooling: Pooling, edges: Sequence[float] | None, most: int
+    lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling, edges: Sequence[float] | None, most: int
 ) -> Iterator[Case]:
     """The recordings by length: 0 to the first edge, between edges, and longer; the first ``most`` of each bucket.
 
@@ -107,14 +108,14 @@ def bucket_cases(
 
 
 def length_cases(
-    lslm: Lslm, recordings: Sequence[Recording], pooling: Pooling, lengths: Sequence[float]
+    lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling, lengths: Sequence[float]
 ) -> Iterator[Case]:
     """Prompts of exactly these lengths: the recordings one after the other, from the first again after the last."""
     for seconds in lengths:
         yield Case(f"{seconds:g} s", 1, partial(_joined, lslm, recordings, pooling, seconds))
 
 
-def _joined(lslm: Lslm, recordings: Sequence[Recording], pooling: Pooling, seconds: float) -> list[Prompt]:
+def _joined(lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling, seconds: float) -> list[Prompt]:
     pieces: list[np.ndarray] = []
     missing = round(seconds * lslm.rate)
     for recording in cycle(recordings):
@@ -123,10 +124,10 @@ def _joined(lslm: Lslm, recordings: Sequence[Recording], pooling: Pooling, secon
         if missing <= 0:
             break
     audio = replace(recordings[0].audio, samples=np.concatenate(pieces))
-    return _heard(lslm, [Recording(audio, recordings[0].prompt)], pooling)
+    return _heard(lslm, [Spoken(audio, recordings[0].prompt)], pooling)
 
 
-def _heard(lslm: Lslm, recordings: Sequence[Recording], pooling: Pooling) -> list[Prompt]:
+def _heard(lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling) -> list[Prompt]:
     return [Prompt(inputs_of(lslm, one.audio, one.prompt), one.audio.seconds, pooling) for one in recordings]
 
 
@@ -148,11 +149,7 @@ def inputs_of(lslm: Lslm, audio: Audio, prompt: str) -> dict[str, Tensor]:
             f"{lslm.name} hears {lslm.longest:g} s at once, and several clips in one prompt do not work with it "
             f"({error}): leave out what is longer"
         ) from error
-    dtype = lslm.model.dtype
-    return {
-        name: value.to(lslm.device, dtype) if value.is_floating_point() else value.to(lslm.device)
-        for name, value in inputs.items()
-    }
+    return lslm.to_device(inputs)
 
 
 def batch_of(inputs: Mapping[str, Tensor]) -> int:

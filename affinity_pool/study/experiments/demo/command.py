@@ -42,15 +42,16 @@ def demo(
         from rich.progress import track
 
         from ...runs import folders
+        from ...sites import check_sites
         from ...subject import lslm
         from . import page as demo_page
         from . import run as demo
         from . import terminal as demo_terminal
 
         folders.take(out, "demo")
-        demo.check(audio or [], text or [], data, prompt)
-        loaded = lslm.load(model, device, dtype, lambda depth: lslm.check_sites(sites, depth))
-        chosen, notes = demo.choose(loaded, audio or [], text or [], data, prompt)
+        demo.find_recordings(audio or [], text or [], data, prompt)
+        loaded = lslm.load(model, device, dtype, lambda depth: check_sites(sites, depth))
+        chosen, notes = demo.select_recordings(loaded, audio or [], text or [], data, prompt)
         result = demo.run(
             loaded,
             chosen,

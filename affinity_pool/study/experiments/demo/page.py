@@ -12,7 +12,8 @@ from ...report.page import Answers, Card, Page, Section, Table
 from ...report.page import write as write_page
 from ...report.telling import machine, model_name, size
 from ...runs import folders
-from .run import Clip, Cost, Demo, site_name
+from ...sites import site_name
+from .run import Clip, Cost, Demo
 from .terminal import arrows, compared, conclusions, summary
 
 

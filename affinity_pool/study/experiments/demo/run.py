@@ -24,6 +24,7 @@ from ...efficiency.ttft import Ttft
 from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
 from ...metrics.wer import WordErrors, word_errors
+from ...sites import site_name
 from ...subject.lslm import Lslm
 
 
@@ -98,7 +99,9 @@ class Demo:
         )
 
 
-def check(audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None) -> list[Utterance]:
+def find_recordings(
+    audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
+) -> list[Utterance]:
     """The recordings that are asked for.
 
     Files in ``audio`` are all taken, with ``texts`` as references in the same order. Else the utterances of the
@@ -128,14 +131,14 @@ def check(audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: 
     return wanted
 
 
-def choose(
+def select_recordings(
     lslm: Lslm, audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
 ) -> tuple[list[Utterance], list[str]]:
-    """The recordings to run, see :func:`check`, and notes on those of a manifest left out.
+    """The recordings to run, see :func:`find_recordings`, and notes on those of a manifest left out.
 
     Of a manifest those are run whose reference the model's tokenizer can spell.
     """
-    wanted = check(audio, texts, data, task)
+    wanted = find_recordings(audio, texts, data, task)
     if audio:
         return wanted, []
     chosen = [utterance for utterance in wanted if utterance.text is None or lslm.can_spell(utterance.text)]
@@ -167,7 +170,7 @@ def run(
     return Demo(
         model=lslm.name,
         device=str(lslm.device),
-        dtype=str(lslm.model.dtype).removeprefix("torch."),
+        dtype=lslm.dtype,
         sites=resolved,
         positions=positions,
         runs=runs,
@@ -175,11 +178,6 @@ def run(
         picture=max(pictures, key=lambda picture: picture.seconds),
         notes=(*notes, *cuts),
     )
-
-
-def site_name(site: Site) -> str:
-    """What a site is called in tables and pictures."""
-    return f"layer {site.layer}" if site.layer else "input"
 
 
 def _run_clip(
@@ -208,7 +206,7 @@ def _run_clip(
     spans = spans_after_sites(stats.sites, lslm.audio_positions(inputs))
     picture = Picture(
         title=f"{utterance.id}, {audio.seconds:.1f} s",
-        mel=lslm.heard(inputs, audio),
+        mel=lslm.spectrogram(inputs, audio),
         seconds=audio.seconds,
         frame_seconds=frame,
         words=utterance.words,
@@ -224,7 +222,7 @@ def _run_clip(
 
 
 def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: Ttft) -> Cost:
-    config = lslm.model.config
+    config = lslm.config
     prompt = inputs["input_ids"].shape[1]
     audio = int(lslm.audio_positions(inputs).sum())
     depth = lslm.depth

@@ -14,7 +14,8 @@ from rich.text import Text
 from ....provenance import provenance
 from ...metrics.wer import marked
 from ...report.figures import printable
-from .run import Clip, Cost, Demo, site_name
+from ...sites import site_name
+from .run import Clip, Cost, Demo
 
 STYLES = {"equal": "", "substitute": "bold red", "insert": "bold red", "delete": "red strike"}
 

@@ -27,7 +27,7 @@ def dynamics(
     """
     with explained():
         from ...data.alignment import check_source
-        from ...runs.identity import word_times
+        from ...data.digests import word_times
         from ..session import open_session
         from . import run as dynamics
         from .page import page
@@ -55,5 +55,5 @@ def dynamics(
             files=word_times(alignments),
         )
         if session.leads:
-            facts = dynamics.summary(lslm, *done)
-            session.write(facts, page(facts))
+            summary = dynamics.summarise(lslm, done)
+            session.write(summary, page(summary))

@@ -8,24 +8,24 @@ all of them: the sum of unit vectors holds the sum of all their cosines, so no T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....models.families import family_of
 from ...data import Audio, Utterance
 from ...data.alignment import word_times
 from ...data.spans import token_spans
 from ...errors import InputError
 from ...groups import Span
 from ...metrics import Metric, interval, share
-from ...runs.batches import Batch, Prepare, Record, problems
+from ...runs.batches import Batch, Prepare
+from ...runs.results import DynamicsSummary, Estimate, Finished, Similarities
+from ...runs.scores import rounded
 from ...subject.lslm import Lslm
 
 
@@ -66,7 +66,7 @@ class Measuring:
 
     lslm: Lslm
 
-    def __call__(self, batch: Batch) -> list[list[Record]]:
+    def __call__(self, batch: Batch) -> list[list[Similarities]]:
         audio = self.lslm.audio_positions(batch.inputs)
         layers: list[list[Similarity]] = [[] for _ in batch.utterances]
 
@@ -74,7 +74,7 @@ class Measuring:
             for row, words in enumerate(batch.known):
                 layers[row].append(similarity(hidden[row, audio[row]], words or ()))
 
-        with hidden_states(self.lslm.model, measure):
+        with self.lslm.hidden_states(measure):
             self.lslm.generate(batch.inputs, longest=1)
         return [
             [
@@ -92,26 +92,6 @@ class Measuring:
         ]
 
 
-@contextmanager
-def hidden_states(model: Any, measure: Callable[[Tensor], None]) -> Iterator[None]:
-    """Show ``measure`` what enters each decoder layer of a prefill, in order, and what leaves the last one."""
-    layers = family_of(model).decoder(model).layers
-
-    def entering(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        measure(args[0])
-
-    def leaving(layer: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        measure(output[0] if isinstance(output, tuple) else output)
-
-    hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in layers]
-    hooks.append(layers[-1].register_forward_hook(leaving))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def words_of(source: str | None, lslm: Lslm) -> Prepare:
     """Each recording's words as spans of its audio tokens; None where nobody knows their times."""
 
@@ -127,33 +107,41 @@ def words_of(source: str | None, lslm: Lslm) -> Prepare:
     return find
 
 
-FIGURES = ("neighbour", "overall", "intra_word")
-WEIGHT = {"neighbour": "audio_tokens", "overall": "audio_tokens", "intra_word": "words"}
+Figure = Literal["neighbour", "overall", "intra_word"]
+WEIGHT: dict[Figure, Literal["audio_tokens", "words"]] = {
+    "neighbour": "audio_tokens",
+    "overall": "audio_tokens",
+    "intra_word": "words",
+}
 MEAN = Metric("mean", "mean", "higher", lambda reference, answer, question="": np.zeros(2), share, "mean")
 
 
-def summary(lslm: Lslm, plan: Record, records: Sequence[Record], provenance: Record) -> Record:
-    """Means over recordings, weighted by tokens or words, layer by layer, with intervals; as JSON."""
-    usable = [record for record in records if "problem" not in record]
-    layers = []
-    for layer in range(lslm.depth + 1):
-        found: Record = {"layer": layer}
-        for name in FIGURES:
-            known = [(r[name][layer], r[WEIGHT[name]]) for r in usable if r[name][layer] is not None]
-            counts = np.array([[value * weight, weight] for value, weight in known])
-            mean = interval(counts, MEAN) if known else None
-            found[name] = None if mean is None else {
-                "value": round(mean.value, 6),
-                "interval_95": [None if b is None else round(b, 6) for b in (mean.low, mean.high)],
-            }  # fmt: skip
-        layers.append(found)
+def summarise(lslm: Lslm, run: Finished[Similarities]) -> DynamicsSummary:
+    """Means over recordings, weighted by tokens or words, layer by layer, with intervals."""
+
+    def mean(layer: int, figure: Figure) -> Estimate | None:
+        known = [(row[figure][layer], row[WEIGHT[figure]]) for row in run.rows]
+        counts = [[value * weight, weight] for value, weight in known if value is not None and weight is not None]
+        if not counts:
+            return None
+        found = rounded(interval(np.array(counts), MEAN))
+        return {"value": found["value"], "interval_95": found["interval_95"]}
+
     return {
         "command": "dynamics",
-        "config": plan,
-        "provenance": provenance,
-        "unusable": problems(records),
-        "utterances": len(usable),
-        "with_words": sum(record["words"] is not None for record in usable),
-        "audio_tokens": sum(record["audio_tokens"] for record in usable),
-        "layers": layers,
+        "config": run.settings,
+        "provenance": run.provenance,
+        "unusable": list(run.unusable),
+        "utterances": len(run.rows),
+        "with_words": sum(row["words"] is not None for row in run.rows),
+        "audio_tokens": sum(row["audio_tokens"] for row in run.rows),
+        "layers": [
+            {
+                "layer": layer,
+                "neighbour": mean(layer, "neighbour"),
+                "overall": mean(layer, "overall"),
+                "intra_word": mean(layer, "intra_word"),
+            }
+            for layer in range(lslm.depth + 1)
+        ],
     }

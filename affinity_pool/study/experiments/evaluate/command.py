@@ -47,9 +47,10 @@ def evaluate(
     WER and cWER, accuracy, BLEU, each with intervals of the paired difference; tokens left; prefill FLOPs.
     """
     with explained():
+        from ...data.digests import judge_source
         from ...metrics import judged, load_judge
         from ...runs.conditions import Answering, scorable
-        from ...runs.identity import judge_source
+        from ...sites import parse_sites
         from ..session import open_session
         from . import run as evaluate
         from .page import page
@@ -58,7 +59,7 @@ def evaluate(
         names = [] if baselines == "none" else listed(baselines, str, "baselines")
 
         def check(utterances: object, depth: int) -> None:
-            evaluate.conditions([evaluate.choose(spec, depth) for spec in sites or ()], names, seed)
+            evaluate.conditions([parse_sites(spec, depth) for spec in sites or ()], names, seed)
 
         session = open_session(
             "eval",
@@ -74,7 +75,7 @@ def evaluate(
             check=check,
         )
         lslm = session.lslm
-        choices = [evaluate.choose(spec, lslm.depth) for spec in sites or [lslm.sites]]
+        choices = [parse_sites(spec, lslm.depth) for spec in sites or [lslm.sites]]
         conditions = evaluate.conditions(choices, names, seed)
         options = {
             "conditions": [condition.name for condition in conditions],
@@ -88,5 +89,5 @@ def evaluate(
         files = {} if judge is None else {"judge": judge_source(judge)}
         done = session.run("eval", options, work, scorable(lslm), files=files)
         if session.leads:
-            facts = evaluate.summary(lslm, *done, referee)
-            session.write(facts, page(facts))
+            summary = evaluate.summarise(lslm, done, referee)
+            session.write(summary, page(summary))

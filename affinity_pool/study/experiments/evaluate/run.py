@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ....models import Reduction, Site
-from ....models.sites import Positions, resolve
 from ...data import Audio
 from ...errors import InputError
 from ...metrics import Metric
 from ...reductions import bipartite_merge, drop_randomly, drop_uniformly, interpolate, merge_uniformly, speed_up
 from ...runs import scores
-from ...runs.batches import Batch, Record
+from ...runs.batches import Batch
 from ...runs.conditions import UNPOOLED, Condition
+from ...runs.results import Answer, ConditionsSummary, Finished
+from ...sites import NamedSites
 from ...subject.lslm import Lslm
 
 SPEED_UP = "speed-up"
@@ -38,42 +37,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, Batch, int], Reduction]] = {
 BASELINES = (SPEED_UP, *REDUCTIONS)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Sites to evaluate, under the name they were asked for."""
-
-    name: str
-    sites: tuple[Site, ...]
-    positions: Positions | None = None
-
-
-def choose(spec: str, depth: int) -> Choice:
-    """A preset, a JSON file or a folder that holds one, or ``LAYER:THRESHOLD:WINDOW[,...]`` as ``0:0.9:1,7:0.85:3``."""
-    try:
-        if ":" in spec and not Path(spec).exists():
-            sites, positions = resolve([_site(part) for part in spec.split(",")], depth)
-            return Choice(spec, sites, positions)
-        sites, positions = resolve(spec, depth)
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"sites {spec!r}: {error}") from error
-    return Choice(written(sites) if Path(spec).exists() else f"{spec} ({written(sites)})", sites, positions)
-
-
-def _site(text: str) -> Site:
-    try:
-        layer, threshold, window = text.split(":")
-        numbers = int(layer), float(threshold), int(window)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not LAYER:THRESHOLD:WINDOW, as in 7:0.85:3: {error}") from error
-    return Site(*numbers)
-
-
-def written(sites: Sequence[Site]) -> str:
-    """Sites as ``--sites`` takes them."""
-    return ",".join(f"{site.layer}:{site.threshold:g}:{site.window}" for site in sites)
-
-
-def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -> list[Condition]:
+def conditions(choices: Sequence[NamedSites], baselines: Sequence[str], seed: int) -> list[Condition]:
     """The unpooled model, then each choice of sites followed by the baselines at its counts."""
     for name in baselines:
         if name not in BASELINES:
@@ -93,26 +57,25 @@ def conditions(choices: Sequence[Choice], baselines: Sequence[str], seed: int) -
                 sites = partial(_at_same_counts, pooled, REDUCTIONS[name], seed)
                 found.append(same(sites, positions=choice.positions))
             elif [site.layer for site in choice.sites] == [0]:
-                found.append(same(hear=partial(_sped_up, pooled)))
+                found.append(same(altered=partial(_sped_up, pooled)))
     return found
 
 
-def summary(
-    lslm: Lslm, plan: Record, records: Sequence[Record], provenance: Record, judge: Metric | None = None
-) -> Record:
+def summarise(lslm: Lslm, run: Finished[Answer], judge: Metric | None = None) -> ConditionsSummary:
     """As of any run of conditions, and of each baseline the difference to Affinity Pooling at the same counts."""
-    found = scores.summary(lslm, plan, records, provenance, judge)
-    found["conditions"].sort(key=lambda condition: plan["conditions"].index(condition["name"]))
-    pooled = {c["sites"]: c["name"] for c in found["conditions"] if c.get("method") == "affinity"}
-    against = {c["name"]: pooled[c["sites"]] for c in found["conditions"] if c.get("method") in BASELINES}
-    compared = {task: scores.score(of, against, judge) for task, of in scores.by_task(records).items()}
-    for condition in found["conditions"]:
+    summary = scores.summarise(lslm, run, judge)
+    order: list[str] = run.settings["conditions"]
+    summary["conditions"].sort(key=lambda condition: order.index(condition["name"]))
+    pooled = {c["sites"]: c["name"] for c in summary["conditions"] if c.get("method") == "affinity"}
+    against = {c["name"]: pooled[c["sites"]] for c in summary["conditions"] if c.get("method") in BASELINES}
+    compared = {task: scores.score(of, against, judge) for task, of in scores.by_task(run.rows).items()}
+    for condition in summary["conditions"]:
         if condition["name"] in against:
             condition["against_affinity"] = {
                 task: {metric: s.json()["difference"] for metric, s in of[condition["name"]].items()}
                 for task, of in compared.items()
             }
-    return found
+    return summary
 
 
 def _at_same_counts(

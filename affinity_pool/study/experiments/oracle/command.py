@@ -55,14 +55,14 @@ def oracle(
     Drop and Uniform Merge at each budget.
     """
     with explained():
+        from ...data.digests import word_times
         from ...runs.conditions import Answering, Condition, scorable
-        from ...runs.identity import word_times
-        from ...runs.scores import summary
+        from ...runs.scores import summarise
         from ..session import open_session
         from . import run as oracle
         from .page import page
 
-        sizes = listed(budgets, oracle.Budget.parse, "budgets")
+        sizes = listed(budgets, oracle.UnitBudget.parse, "budgets")
         names = listed(operators, str, "operators")
         oracle.check_units(units, alignments)
 
@@ -98,5 +98,5 @@ def oracle(
             files=word_times(alignments),
         )
         if session.leads:
-            facts = summary(lslm, *done)
-            session.write(facts, page(facts))
+            summary = summarise(lslm, done)
+            session.write(summary, page(summary))

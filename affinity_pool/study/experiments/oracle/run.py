@@ -36,14 +36,14 @@ OPERATORS: dict[str, Operator] = {
 
 
 @dataclass(frozen=True)
-class Budget:
+class UnitBudget:
     """What is kept of each unit: so many tokens, or a share."""
 
     tokens: int | None = None
     share: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str) -> UnitBudget:
         """``"3"`` is three tokens a unit, ``"25%"`` a quarter of the recording's."""
         try:
             if text.endswith("%"):
@@ -68,7 +68,7 @@ def check_units(kind: str, source: str | None) -> None:
 
 
 def conditions(
-    layers: Sequence[int], operators: Sequence[str], budgets: Sequence[Budget], seed: int
+    layers: Sequence[int], operators: Sequence[str], budgets: Sequence[UnitBudget], seed: int
 ) -> list[Condition]:
     """The unpooled model, then every operator at every budget and layer. ``batch.known`` are the units."""
     for name in operators:
@@ -91,7 +91,7 @@ def conditions(
     ]
 
 
-def _sites(operator: Operator, budget: Budget, layer: int, seed: int, batch: Batch) -> list[Site]:
+def _sites(operator: Operator, budget: UnitBudget, layer: int, seed: int, batch: Batch) -> list[Site]:
     seeds = batch.seeds(seed)  # the same tokens at every layer and in every batch
 
     def plan(row: int, tokens: int) -> Tensor:

@@ -54,7 +54,7 @@ def probe(
     """
     with explained():
         from ...runs.conditions import Answering, scorable
-        from ...runs.scores import summary
+        from ...runs.scores import summarise
         from ..session import open_session
         from . import run as probe
         from .page import page
@@ -84,8 +84,8 @@ def probe(
         work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest)
         done = session.run("probe", options, work, scorable(lslm))
         if session.leads:
-            facts = summary(lslm, *done)
+            summary = summarise(lslm, done)
             shown, audio = probe.pictured(session.utterances, picture, lslm)
             middle = sorted(cosines)[len(cosines) // 2]
             drawn = probe.picture(lslm, shown, audio, prompt, chosen, middle, widths[-1])
-            session.write(facts, page(facts, drawn))
+            session.write(summary, page(summary, drawn))

@@ -93,7 +93,7 @@ def picture(
     groups = groups_by_layer(lslm, inputs, layers, threshold, window)
     return Picture(
         title=f"{utterance.id}, {audio.seconds:.1f} s: cosine ≥ {threshold:g}, window {window}",
-        mel=lslm.heard(inputs, audio),
+        mel=lslm.spectrogram(inputs, audio),
         seconds=audio.seconds,
         frame_seconds=lslm.token_seconds,
         words=utterance.words,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import Utterance
+from .manifest import Utterance
 
 SMALL = 16 * 2**20  # bytes read whole: hours of compressed speech, and every tokenizer
 SAMPLES, SAMPLE = 64, 4096  # of a larger file
@@ -58,7 +58,7 @@ def of_file(path: Path) -> Any:
 
 
 def word_times(source: str | None) -> dict[str, str]:
-    """Of a folder of TextGrids, for :class:`.runs.Plan`; other sources of word times are part of the recordings."""
+    """Of a folder of TextGrids, for a run's plan; other sources of word times are part of the recordings."""
     folder = None if source is None else Path(source)
     return {"word times": of_folder(folder)} if folder is not None and folder.is_dir() else {}
 
