@@ -14,7 +14,6 @@ except ImportError as error:
         "affinity_pool.patch needs transformers 4.55 or newer: pip install 'affinity_pool[models]'"
     ) from error
 
-from . import kimi_audio as _kimi_audio  # noqa: F401  # registers its family
 from .families import FAMILIES, UNFIT, Family
 from .patch import Handle, patch, unpatch
 from .sites import PRESETS, Reduction, Site
