@@ -39,7 +39,7 @@ def check_owner(pooled_by: PooledBy, patched: Patched | None) -> None:
 class PooledCache(DynamicCache):
     """A ``DynamicCache`` that a patched model has pooled. Only a model patched alike can continue it."""
 
-    sites: dict[int, SiteState]
+    states: dict[int, SiteState]
     audio: Tensor
     """``[B, L]`` bool: the audio tokens of the prefill, in the caller's columns."""
     mask: Tensor | None
@@ -47,14 +47,14 @@ class PooledCache(DynamicCache):
     pooled_by: PooledBy
 
     @classmethod
-    def adopt(cls, cache: Any, run: Prefill) -> None:
+    def adopt(cls, cache: Any, call: Prefill) -> None:
         """Turn the cache of a running prefill into a pooled one, in place: the caller holds this very object."""
         if not isinstance(cache, cls):
             cache.__class__ = cls
-            cache.audio, cache.mask, cache.pooled_by = run.caller_audio, run.mask, run.patched.pooled_by
+            cache.audio, cache.mask, cache.pooled_by = call.caller_audio, call.mask, call.patched.pooled_by
             for layer in cache.layers:
                 layer.__class__ = DynamicLayer  # one with a window that never cuts is no other
-        cache.sites = run.sites
+        cache.states = call.states
 
     def check_history(self, mask: Tensor) -> None:
         """Raise if the mask of the caller's tokens so far is not the prefill's: merged tokens cannot be hidden."""
@@ -73,7 +73,7 @@ class PooledCache(DynamicCache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of the caller for layer 0, which is what ``generate`` asks for; columns for any other."""
         columns = self.columns(layer_idx)
-        return columns + self.sites[0].removed if layer_idx == 0 and 0 in self.sites and columns else columns
+        return columns + self.states[0].removed if layer_idx == 0 and 0 in self.states and columns else columns
 
     def columns(self, layer_idx: int) -> int:
         """Columns this layer holds."""
@@ -95,7 +95,7 @@ class PooledCache(DynamicCache):
             )
         for layer in self.layers:
             layer.crop(-drop)  # type: ignore[union-attr]  # adopted with plain DynamicLayers only
-        for index, state in self.sites.items():
+        for index, state in self.states.items():
             if state.valid is not None:
                 state.valid = state.valid[:, : self.columns(index)]
 
@@ -110,7 +110,7 @@ class PooledCache(DynamicCache):
         """Forget everything: an ordinary, empty ``DynamicCache`` again."""
         self.layers = [type(layer)() for layer in self.layers]  # reset() of transformers 4 keeps the lengths
         self.__class__ = DynamicCache  # type: ignore[assignment]
-        del self.sites, self.audio, self.mask, self.pooled_by
+        del self.states, self.audio, self.mask, self.pooled_by
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # says LongTensor, takes any
@@ -125,7 +125,7 @@ class PooledCache(DynamicCache):
         self._select(indices)
 
     def _select(self, rows: Tensor) -> None:
-        for state in self.sites.values():
+        for state in self.states.values():
             state.select(rows)
         self.audio = self.audio[rows.to(self.audio.device)]
         if self.mask is not None:

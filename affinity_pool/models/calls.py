@@ -30,12 +30,12 @@ class Calls(ABC):
 
     @abstractmethod
     def prefill_from(
-        self, run: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
     ) -> None:
-        """Set what layers get from ``layer`` on (``run.override``), and note what decoding needs (``run.sites``).
+        """Set what layers get from ``layer`` on (``call.override``), and note what decoding needs (``call.states``).
 
         Args:
-            run: where the call is. Positions are renumbered already if they are to be; else they are as before.
+            call: where the call is. Positions are renumbered already if they are to be; else they are as before.
             layer: the site's, at which columns have merged.
             starts: ``[B, width]``, the column at which each pooled one begins.
             lengths: ``[B]`` int32, the pooled columns of each row, which end at the right; None: none is padding.
@@ -44,7 +44,7 @@ class Calls(ABC):
         """
 
     @abstractmethod
-    def continue_from(self, run: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+    def continue_from(self, call: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         """Set what layers get from ``layer`` on, at a site whose keys have merged in the prefill."""
 
     def end(self, call: PooledCall, output: Any) -> Any:

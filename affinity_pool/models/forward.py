@@ -18,7 +18,7 @@ from torch import nn
 
 from .calls import AUDIO_POSITIONS, Calls, HookResult
 from .modules import Changes
-from .prefill import pool
+from .prefill import pool_at_site
 from .running import Continuation, PooledCall, Prefill, current, enter, leave
 from .sites import Site
 
@@ -107,12 +107,13 @@ def _at_decoder(calls: Calls, decoder: nn.Module, args: tuple[Any, ...], kwargs:
 def _at_layer(
     calls: Calls, index: int, site: Site | None, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> HookResult:
+    """Pool or go on at a site, and give each layer what holds since the last one."""
     call = current(calls.patched)
     if not isinstance(call, PooledCall):
         return None
     if site is not None and isinstance(call, Prefill):
-        args = (pool(calls, call, site, args[0], kwargs), *args[1:])
-    elif isinstance(call, Continuation) and index in call.sites:
+        args = (pool_at_site(calls, call, site, args[0], kwargs), *args[1:])
+    elif isinstance(call, Continuation) and index in call.states:
         calls.continue_from(call, index, args[0], kwargs)
     call.passed.append(index)
     if not call.override:

@@ -33,7 +33,7 @@ def no_audio_token_id(config: Any) -> int:
 class PooledKeys(tuple[tuple[Tensor, Tensor], ...]):
     """A KV cache of Kimi-Audio that a patched model has pooled. Only a model patched alike can continue it."""
 
-    sites: dict[int, SiteState]
+    states: dict[int, SiteState]
     pooled_by: PooledBy
 
     def __getitem__(self, index: Any) -> Any:
@@ -76,7 +76,7 @@ class KimiAudioCalls(Calls):
                     "position_ids is None while decoding on a pooled cache, which is shorter than the conversation: "
                     "pass the positions, as Kimi-Audio's own generation loop does"
                 )
-            return _Continuation(patched, sites=cache.sites)
+            return _Continuation(patched, states=cache.states)
         if kwargs.get("inputs_embeds") is not None or kwargs.get(AUDIO_POSITIONS) is not None:
             raise NotImplementedError(
                 "Kimi-Audio adds its features to embeddings itself: pass input_ids and features, not inputs_embeds"
@@ -84,22 +84,22 @@ class KimiAudioCalls(Calls):
         return Call(patched)
 
     def prefill_from(
-        self, run: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
     ) -> None:
-        assert run.positions is not None
+        assert call.positions is not None
         if self.patched.positions == "keep":
-            run.positions = run.positions.gather(1, starts)
-        run.override = {"position_ids": run.positions, "attention_mask": None, "padding_mask": None}
-        run.sites[layer] = SiteState(run.caller_audio.shape[1] - starts.shape[1], None, run.shift)
+            call.positions = call.positions.gather(1, starts)
+        call.override = {"position_ids": call.positions, "attention_mask": None, "padding_mask": None}
+        call.states[layer] = SiteState(call.caller_audio.shape[1] - starts.shape[1], None, call.shift)
 
-    def continue_from(self, run: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-        shift = run.sites[layer].shift
-        run.override = {"attention_mask": None, "padding_mask": None}
+    def continue_from(self, call: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        shift = call.states[layer].shift
+        call.override = {"attention_mask": None, "padding_mask": None}
         if shift is not None:
-            run.override["position_ids"] = kwargs["position_ids"] - shift
+            call.override["position_ids"] = kwargs["position_ids"] - shift
 
     def end(self, call: PooledCall, output: Any) -> Any:
-        if not call.sites:
+        if not call.states:
             return output
         if isinstance(output, tuple):
             return tuple(self._adopt(part, call) if _is_cache(part) else part for part in output)
@@ -109,7 +109,7 @@ class KimiAudioCalls(Calls):
 
     def _adopt(self, cache: Any, call: PooledCall) -> PooledKeys:
         keys = PooledKeys(cache)
-        keys.sites, keys.pooled_by = call.sites, self.patched.pooled_by
+        keys.states, keys.pooled_by = call.states, self.patched.pooled_by
         return keys
 
     def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
@@ -140,9 +140,9 @@ class KimiAudioCalls(Calls):
     def _lengthen(self, table: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The positions of pooled keys reach as far as those of the caller's tokens."""
         call = current(self.patched)
-        if not isinstance(call, PooledCall) or not call.sites:
+        if not isinstance(call, PooledCall) or not call.states:
             return None
-        return args, kwargs | {"seq_len": kwargs["seq_len"] + max(state.removed for state in call.sites.values())}
+        return args, kwargs | {"seq_len": kwargs["seq_len"] + max(state.removed for state in call.states.values())}
 
 
 def _check_prefill(kwargs: dict[str, Any]) -> None:

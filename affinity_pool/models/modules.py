@@ -45,7 +45,7 @@ class Changes:
     """Everything that one patch has changed in modules."""
 
     def __init__(self) -> None:
-        self.patched: dict[nn.Module, type[nn.Module]] = {}
+        self.classes: dict[nn.Module, type[nn.Module]] = {}
         """The class of its own that each module has got; its last base is the one it had."""
         self._hooks: list[tuple[nn.Module, RemovableHandle]] = []
         self._forward: tuple[nn.Module, Any, Any] | None = None
@@ -53,7 +53,7 @@ class Changes:
     @property
     def undone(self) -> bool:
         """Whether nothing of them is left."""
-        return not self.patched
+        return not self.classes
 
     def hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         """Call ``hook(module, args, kwargs)`` before each forward of a module; it may return what to call instead."""
@@ -89,18 +89,18 @@ class Changes:
             module, before, wrapped = self._forward
             if vars(module).get("forward") is wrapped:
                 _restore(vars(module), before)
-        for module, patched in self.patched.items():
-            if type(module) is patched:  # else others have derived a class of theirs from it
-                module.__class__ = patched.__bases__[-1]
-        self._hooks, self._forward, self.patched = [], None, {}
+        for module, own in self.classes.items():
+            if type(module) is own:  # else others have derived a class of theirs from it
+                module.__class__ = own.__bases__[-1]
+        self._hooks, self._forward, self.classes = [], None, {}
 
     def _mark(self, module: nn.Module) -> None:
-        if module in self.patched:
+        if module in self.classes:
             return
         kind = type(module)
         bases = (kind,) if issubclass(kind, PatchedModule) else (PatchedModule, kind)
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self}
-        module.__class__ = self.patched[module] = type(kind.__name__, bases, names)
+        module.__class__ = self.classes[module] = type(kind.__name__, bases, names)
 
 
 def _restore(state: dict[str, Any], forward: Any) -> None:
@@ -113,4 +113,4 @@ def _restore(state: dict[str, Any], forward: Any) -> None:
 def changes_to(module: nn.Module) -> Changes | None:
     """Those of the patch that a module belongs to, if any."""
     changes = getattr(type(module), "_affinity_pool", None)
-    return changes if changes is not None and module in changes.patched else None
+    return changes if changes is not None and module in changes.classes else None

@@ -13,12 +13,12 @@ from .sites import Site
 from .stats import SiteRecord
 
 
-def pool(calls: Calls, run: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def pool_at_site(calls: Calls, call: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """Pool what enters the layer; unless nothing merged in any row, replace what goes with it from here on.
 
     Args:
         calls: the model's, told what has merged.
-        run: where the call is; it is moved on.
+        call: where the call is; it is moved on.
         site: where and how to pool.
         hidden: ``[B, T, D]`` what enters the layer, padded on the left.
         kwargs: the keyword arguments of the layer.
@@ -27,12 +27,12 @@ def pool(calls: Calls, run: Prefill, site: Site, hidden: Tensor, kwargs: dict[st
         ``[B, width, D]`` what enters it instead, as wide as the longest row.
     """
     columns = hidden.shape[1]
-    if not run.records:
-        _check_caller(run, hidden)
-    pooled = site.reduce(hidden, run.lengths, run.audio)
-    before, after = _tokens(run, pooled.lengths, columns)
-    run.records.append(SiteRecord(site.layer, run.audio, before, after, pooled.segment_ids, pooled.counts))
-    run.tokens = after
+    if not call.records:
+        _check_caller(call, hidden)
+    pooled = site.reduce(hidden, call.lengths, call.audio)
+    before, after = _tokens(call, pooled.lengths, columns)
+    call.records.append(SiteRecord(site.layer, call.audio, before, after, pooled.segment_ids, pooled.counts))
+    call.tokens = after
     if after == before:
         return hidden
 
@@ -41,43 +41,43 @@ def pool(calls: Calls, run: Prefill, site: Site, hidden: Tensor, kwargs: dict[st
     arange = torch.arange(columns, device=hidden.device)
     starts = _group_starts(pooled.segment_ids, arange)[:, columns - width :]
     if calls.patched.positions == "compact":
-        gone = (columns if run.lengths is None else run.lengths[:, None]) - pooled.lengths[:, None]
-        run.positions = _renumbered(run.positions, starts, arange[columns - width :], gone)
-        run.shift = gone if run.shift is None else run.shift + gone
-    calls.prefill_from(run, site.layer, starts, lengths, hidden, kwargs)
-    run.audio, run.lengths = run.audio.gather(1, starts), lengths
+        gone = (columns if call.lengths is None else call.lengths[:, None]) - pooled.lengths[:, None]
+        call.positions = _renumbered(call.positions, starts, arange[columns - width :], gone)
+        call.shift = gone if call.shift is None else call.shift + gone
+    calls.prefill_from(call, site.layer, starts, lengths, hidden, kwargs)
+    call.audio, call.lengths = call.audio.gather(1, starts), lengths
     return pooled.values[:, columns - width :]
 
 
-def _check_caller(run: Prefill, hidden: Tensor) -> None:
+def _check_caller(call: Prefill, hidden: Tensor) -> None:
     """At the first site the columns must still be the caller's, and are as long as the attention mask says."""
     columns, device = hidden.shape[1], hidden.device
-    if run.audio.shape[1] != columns:
+    if call.audio.shape[1] != columns:
         raise NotImplementedError(
-            f"input_ids have {run.audio.shape[1]} tokens but the decoder got {columns}: the model expanded the "
+            f"input_ids have {call.audio.shape[1]} tokens but the decoder got {columns}: the model expanded the "
             "audio placeholders itself. Let the processor expand them, one audio token for each audio embedding"
         )
-    run.audio = run.caller_audio = run.audio.to(device)
-    if run.mask is not None:
-        if run.mask.shape != run.audio.shape:
+    call.audio = call.caller_audio = call.audio.to(device)
+    if call.mask is not None:
+        if call.mask.shape != call.audio.shape:
             raise ValueError(
-                f"attention_mask has shape {list(run.mask.shape)}, input_ids {list(run.audio.shape)}: "
+                f"attention_mask has shape {list(call.mask.shape)}, input_ids {list(call.audio.shape)}: "
                 "a prefill with audio needs one entry for each token"
             )
-        run.mask = run.mask.to(device).bool()  # models take any number but 0 for a token
-        run.lengths = run.mask.sum(1, dtype=torch.int32)
+        call.mask = call.mask.to(device).bool()  # models take any number but 0 for a token
+        call.lengths = call.mask.sum(1, dtype=torch.int32)
 
 
-def _tokens(run: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list[int]]:
+def _tokens(call: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list[int]]:
     """Tokens of each row before and after pooling: the prefill's one host synchronisation at a site."""
-    if run.tokens is not None:
-        return run.tokens, lengths.tolist()
-    if run.mask is None:
+    if call.tokens is not None:
+        return call.tokens, lengths.tolist()
+    if call.mask is None:
         return [columns] * lengths.shape[0], lengths.tolist()
-    assert run.lengths is not None
-    figures = torch.cat([run.lengths, lengths]).tolist()
+    assert call.lengths is not None
+    figures = torch.cat([call.lengths, lengths]).tolist()
     before, after = figures[: len(figures) // 2], figures[len(figures) // 2 :]
-    if min(before) < columns and bool((run.mask[:, 1:] < run.mask[:, :-1]).any()):
+    if min(before) < columns and bool((call.mask[:, 1:] < call.mask[:, :-1]).any()):
         raise NotImplementedError(
             "the attention mask has zeros after its ones (right padding, or padding on both sides): "
             "pad on the left, as generate() needs it (processor.tokenizer.padding_side = 'left')"

@@ -29,6 +29,7 @@ class Patched:
     decoder: Any
     features: str
     audio_token_id: Callable[[Any], int]
+    """As ``features``, of the model's family."""
     sites: tuple[Site, ...]
     """In the order of their layers."""
     positions: Positions
@@ -52,8 +53,8 @@ class Call:
 class PooledCall(Call):
     """A call whose layers, from some site on, have other columns than the caller."""
 
-    sites: dict[int, SiteState] = field(default_factory=dict, kw_only=True)
-    """By layer, the sites at which columns have merged."""
+    states: dict[int, SiteState] = field(default_factory=dict, kw_only=True)
+    """Of the sites at which columns have merged, by layer."""
     override: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """What layers get instead of the caller's, from the last site on."""
     passed: list[int] = field(default_factory=list, kw_only=True)

@@ -39,7 +39,7 @@ class TransformersCalls(Calls):
             mask = kwargs.get("attention_mask")
             if mask is not None and queries > 1:
                 cache.check_history(mask[:, :-queries])
-            return Continuation(patched, _own_mask(mask, queries), sites=cache.sites)
+            return Continuation(patched, _own_mask(mask, queries), states=cache.states)
         return Call(patched)
 
     def _placeholders(self, ids: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class TransformersCalls(Calls):
         return True
 
     def prefill_from(
-        self, run: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
     ) -> None:
         decoder, width = self.patched.decoder, starts.shape[1]
         position_ids = torch.arange(width, device=hidden.device)[None]
@@ -65,32 +65,32 @@ class TransformersCalls(Calls):
             valid = position_ids >= 0
             position_ids = position_ids.clamp(min=0)
         if self.patched.positions == "keep":
-            given = run.override.get("position_embeddings", kwargs["position_embeddings"])
+            given = call.override.get("position_embeddings", kwargs["position_embeddings"])
             cos_sin = tuple(_phases_at(phase, starts) for phase in given)
         else:
-            cos_sin = decoder.rotary_emb(hidden, run.positions)
-        run.override = {
+            cos_sin = decoder.rotary_emb(hidden, call.positions)
+        call.override = {
             "attention_mask": attention_mask(decoder.config._attn_implementation, valid, width, width, hidden),
             "position_ids": position_ids,  # from 0 in both modes: gaps make FlashAttention see packed sequences
             "position_embeddings": cos_sin,
         }
-        run.sites[layer] = SiteState(run.caller_audio.shape[1] - width, valid, run.shift)
+        call.states[layer] = SiteState(call.caller_audio.shape[1] - width, valid, call.shift)
         cache = cache_of(kwargs)
         if cache is not None:
-            PooledCache.adopt(cache, run)
+            PooledCache.adopt(cache, call)
 
-    def continue_from(self, run: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-        decoder, state, queries = self.patched.decoder, run.sites[layer], hidden.shape[1]
+    def continue_from(self, call: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        decoder, state, queries = self.patched.decoder, call.states[layer], hidden.shape[1]
         keys = cache_of(kwargs).columns(layer) + queries
-        valid = state.valid_keys(keys, run.own_mask)
+        valid = state.valid_keys(keys, call.own_mask)
         mask = attention_mask(decoder.config._attn_implementation, valid, queries, keys, hidden)
         if mask is None and kwargs["attention_mask"] is None and state.shift is None:
-            run.override = {}
+            call.override = {}
             return
-        run.override = {"attention_mask": mask}
+        call.override = {"attention_mask": mask}
         if state.shift is not None:
-            assert run.positions is not None
-            run.override["position_embeddings"] = decoder.rotary_emb(hidden, run.positions - state.shift)
+            assert call.positions is not None
+            call.override["position_embeddings"] = decoder.rotary_emb(hidden, call.positions - state.shift)
 
     def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
         """Renumbering needs the positions behind the phases, which layers are not always told (multimodal RoPE)."""
