@@ -2,7 +2,7 @@
 
 The defaults fit models that join an audio tower to a decoder called ``language_model`` and replace placeholder tokens
 in ``input_ids`` by audio embeddings before the first decoder layer. Models that add audio to every token, or attend to
-it by cross-attention, have no audio positions to pool: ``UNFIT`` names them with the reason.
+it by cross-attention, have no audio positions to pool: ``UNFIT`` names them with the reason. See docs/extending.md.
 """
 
 from __future__ import annotations
