@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from affinity_pool.models import FAMILIES
 from affinity_pool.models.families import audio_tower, language_model
@@ -20,6 +21,8 @@ CODE = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "extending.md").re
 def page() -> dict[str, Any]:
     """What the page's code has defined, and under ``said`` what it printed."""
     pytest.importorskip("soundfile")
+    if transformers.__version__.startswith("4."):
+        pytest.skip("the bundled model's tokenizer was written by transformers 5")
     said: list[tuple[str, int, int]] = []
     names: dict[str, Any] = {"print": said.append, "said": said}
     with pytest.MonkeyPatch.context() as changed, torch.inference_mode():
