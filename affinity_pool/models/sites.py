@@ -21,7 +21,7 @@ FILE = "affinity_pool.json"
 
 
 Reduction = Callable[[Tensor, Tensor | None, Tensor], PooledPadded]
-"""A method of one's own: of the arguments of :meth:`Site.reduce`, in its order, what that returns."""
+"""A method of one's own: takes what :meth:`Site.reduce` takes, returns what it returns; see docs/extending.md."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What may stand in for Affinity Pooling at a site: the paper's oracle operators and the baselines it has to beat.
 
 ``plans`` says where tokens go when each unit of speech has a budget: the oracle operators. ``by_plan`` carries a plan
-out, in the form that a :class:`affinity_pool.Site` takes for its ``reduce``. ``budgets`` makes baselines of the
+out, in the form that a :class:`affinity_pool.Site` takes for its ``reduction``. ``budgets`` makes baselines of the
 operators, with the recording as one unit. ``interpolation`` and ``bipartite`` (after ToMe) see the tokens themselves;
 ``speed`` shortens the recording before the model hears it.
 """
