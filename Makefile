@@ -42,10 +42,10 @@ sanitize: $(VENV)/installed ## the CUDA kernel's source on the CPU, long, under 
 	build/emulator/tsan/fuzz 300 0 200
 
 bench: $(VENV)/installed ## time the op against copying, the paper's loop and torch
-	$(BIN)/affinity-pool bench
+	$(BIN)/python -m affinity_pool.benchmarks
 
 gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize, time (STAGES="bench cost" OUT=folder LIMIT=570)
-	exec $(PYTHON) benchmarks/gpu_check.py $(STAGES) $(if $(OUT),--out "$(OUT)") $(if $(LIMIT),--limit $(LIMIT))
+	exec $(PYTHON) benchmarks/gpu_check $(STAGES) $(if $(OUT),--out "$(OUT)") $(if $(LIMIT),--limit $(LIMIT))
 
 train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
 	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh

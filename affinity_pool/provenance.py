@@ -93,7 +93,8 @@ def scheduling() -> str | None:
 
 def changed_sources() -> list[str] | None:
     """Files that decide the result and differ from the commit; None outside a checkout."""
-    code = ("csrc", "triton_kernels", "affinity_pool", ":(glob)examples/**/*.py", "setup.py")
+    programs = (f":(glob){folder}/**/*.py" for folder in ("benchmarks", "examples"))
+    code = ("csrc", "triton_kernels", "affinity_pool", *programs, "setup.py")
     status = git("status", "--porcelain", "--", *code)
     return None if status is None else sorted(line[2:].strip() for line in status.splitlines())
 
@@ -104,10 +105,10 @@ def sources() -> str:
     Of an installed package, over its Python files.
     """
     digest = hashlib.sha256()
-    files = [*REPOSITORY.glob("affinity_pool/**/*.py")]
+    linked = ("triton_kernels", "benchmarks")  # in a checkout the package has these by links, and ** follows none
+    files = {path for part in ("", *linked) for path in REPOSITORY.glob(f"affinity_pool/{part}/**/*.py")}
     if is_source_tree():
-        linked = REPOSITORY.glob("triton_kernels/**/*.py")  # which the package has by a link, and glob follows none
-        files += [*linked, *REPOSITORY.glob("csrc/**/*"), REPOSITORY / "setup.py"]
+        files |= {*REPOSITORY.glob("csrc/**/*"), REPOSITORY / "setup.py"}
     for path in sorted(file for file in files if file.is_file()):
         digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -18,6 +18,8 @@ from affinity_pool.provenance import versions
 
 ROOT = Path(__file__).parents[1]
 NVCC = shutil.which(os.environ.get("NVCC", "nvcc"))
+LINKED = {folder: {path.name for path in (ROOT / folder).glob("*.py")} for folder in ("triton_kernels", "benchmarks")}
+"""Folders beside the package that are parts of it, by links, and their modules."""
 NO_COMPILER = "no-such-compiler"
 
 
@@ -36,7 +38,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, with its links."""
     tree = tmp_path_factory.mktemp("checkout") / "tree"
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
-    for part in ("affinity_pool", "csrc", "triton_kernels", "tests"):
+    for part in ("affinity_pool", "csrc", "triton_kernels", "benchmarks", "tests"):
         shutil.copytree(ROOT / part, tree / part, ignore=ignore, symlinks=True)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
@@ -109,7 +111,7 @@ def test_the_sdist_holds_every_source_and_no_test(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
-    sources |= {f"affinity_pool/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("triton_kernels/*.py")}
+    sources |= {f"affinity_pool/{folder}/{name}" for folder, names in LINKED.items() for name in names}
     assert sources <= names
     assert not [name for name in names if name.startswith("tests") or name.endswith((".so", ".o"))]
     assert sdist.stat().st_size < 2**20
@@ -126,7 +128,8 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(pure: tuple[s
     assert made.name.endswith("py3-none-any.whl")
     names = zipfile.ZipFile(made).namelist()
     assert "affinity_pool/pooling.py" in names
-    assert "affinity_pool/triton_kernels/__init__.py" in names
+    benchmarks = [name.removeprefix("affinity_pool/benchmarks/") for name in names if "/benchmarks/" in name]
+    assert set(benchmarks) == LINKED["benchmarks"], "and not what needs the repository, nor results"
     assert "affinity_pool/py.typed" in names  # or a type checker takes everything here for Any
     assert f"affinity_pool-{affinity_pool.__version__}.dist-info/METADATA" in names
     assert not [name for name in names if name.endswith(".so")]
@@ -134,22 +137,22 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(pure: tuple[s
 
 
 def test_however_it_is_installed_the_package_has_what_it_links_to(site: Path) -> None:
-    """``affinity_pool.triton_kernels`` is a folder beside the package in a checkout, and one in it in a wheel."""
+    """Folders beside the package in a checkout, and inside it in a wheel."""
     program = """
 import sys, site
 site.addsitedir(sys.argv[1])  # reads the .pth file of an editable install
 from importlib.util import find_spec
-print(find_spec("affinity_pool.triton_kernels.scan").origin)
+for name in sys.argv[2:]:
+    print(find_spec(f"affinity_pool.{name}").origin)
 """
     others = Path(torch.__file__).parents[1]  # without its .pth files, one of which may be this package's own
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{site}{os.pathsep}{others}"}
-    command = [sys.executable, "-S", "-c", program, str(site)]
+    command = [sys.executable, "-S", "-c", program, str(site), *LINKED]
     run = subprocess.run(command, env=environment, cwd=site.parent, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    folder = Path(run.stdout).parent
-    assert not folder.is_relative_to(ROOT)
-    installed = {path.name for path in folder.glob("*.py")}
-    assert installed == {path.name for path in (ROOT / "triton_kernels").glob("*.py")}
+    folders = [Path(line).parent for line in run.stdout.splitlines()]
+    assert not [folder for folder in folders if folder.is_relative_to(ROOT)]
+    assert {folder.name: {path.name for path in folder.glob("*.py")} for folder in folders} == LINKED
 
 
 def test_without_nvcc_the_cpu_kernels_are_built(sdist: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_checkout_names_its_commit_and_what_was_changed(tmp_path, of):
     assert of(tmp_path / "checkout") == (commit, ["setup.py"])
 
 
-@pytest.mark.parametrize("file", ["triton_kernels/scan.py"])
+@pytest.mark.parametrize("file", ["triton_kernels/scan.py", "benchmarks/timing.py"])
 def test_what_the_package_links_to_is_among_the_sources(tmp_path, of, file):
     tree = source_tree(tmp_path / "checkout")
     commit = repository(tree)
@@ -99,6 +99,17 @@ def test_what_the_package_links_to_is_among_the_sources(tmp_path, of, file):
     (tree / file).write_text("# changed\n")
     assert of(tree) == (commit, [file])
     assert provenance.sources() != before
+
+
+def test_a_copy_that_follows_links_has_the_same_sources(tmp_path, monkeypatch):
+    tree = source_tree(tmp_path / "checkout")
+    shutil.copytree(tree, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "affinity_pool" / LINKED[0]).is_symlink()
+    found = []
+    for folder in (tree, tmp_path / "copy"):
+        monkeypatch.setattr(provenance, "REPOSITORY", folder)
+        found.append(provenance.sources())
+    assert found[0] == found[1]
 
 
 def test_a_worktree_and_a_submodule_are_checkouts(tmp_path, of):

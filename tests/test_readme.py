@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from affinity_pool.bench.table import refresh
+from affinity_pool.benchmarks.render import refresh
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +18,6 @@ def test_tables_are_what_the_results_say() -> None:
 
 
 def test_the_page_on_costs_holds_the_model_s_table() -> None:
-    model = [sys.executable, str(ROOT / "benchmarks" / "cost_model.py")]
+    model = [sys.executable, "-m", "affinity_pool.benchmarks.without_gpu.cost_model"]
     table = subprocess.run(model, capture_output=True, text=True, check=True).stdout
     assert table in (ROOT / "docs" / "cost-model.md").read_text(encoding="utf-8")

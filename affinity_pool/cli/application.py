@@ -15,7 +15,7 @@ try:
     import typer
     from rich.console import Console
 except ModuleNotFoundError as error:
-    raise SystemExit(f"affinity-pool needs {error.name}: pip install 'affinity_pool[study]'") from error
+    raise SystemExit(f"affinity-pool needs {error.name}: pip install 'affinity_pool[cli]'") from error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, markup=False, emoji=False)  # what is printed is text, names and errors too

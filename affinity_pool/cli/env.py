@@ -11,8 +11,8 @@ from .application import console
 def env() -> None:
     """What can run here: the op's backends, the machine and the versions, as needed in a bug report."""
     from .. import backends
+    from ..devices import accelerator
     from ..provenance import provenance
-    from ..study.subject.devices import accelerator
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for header in ("backend", "available", "devices", "detail"):

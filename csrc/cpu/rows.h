@@ -2,16 +2,15 @@
 // register, AP_STEP_ROWS the rows of a step.
 //
 // nearest_match: R rows at a time against L lags (lag 0 is the squared norm), so that R + L - 1 row loads feed R * L
-// dot
-//   products that stay in registers: 7 loads for 16 products with AVX-512, 5 for 8 with AVX2. One row at a time is
-//   bound by loads and twice as slow. A dot is one chain of fused multiply-adds over the row, whatever the row's place
-//   in its step: results depend on the two rows alone. Windows over 3 go in passes of four lags and stop as soon as
-//   every row of the step has found its nearest match. The rows of the next step are prefetched, for the hardware's
-//   streams end at each page (750 float32 rows of 4096: 0.43 ms without, 0.28 with).
+// dot products that stay in registers: 7 loads for 16 products with AVX-512, 5 for 8 with AVX2. One row at a time is
+// bound by loads and twice as slow. A dot is one chain of fused multiply-adds over the row, whatever the row's place in
+// its step: results depend on the two rows alone. Windows over 3 go in passes of four lags and stop as soon as every
+// row of the step has found its nearest match. The rows of the next step are prefetched, for the hardware's streams end
+// at each page (750 float32 rows of 4096: 0.43 ms without, 0.28 with).
+//
 // mean: a running float32 sum over the rows in order, times the float32 reciprocal of their number, rounded once: what
-// a
-//   stream computes. A vector division is as slow as ten additions and would take a third of the time. The lines to be
-//   written are prefetched too.
+// a stream computes. A vector division is as slow as ten additions and would take a third of the time. The lines to be
+// written are prefetched too.
 //
 // 16-bit formats are widened in registers. For bfloat16 a load becomes two vectors, of the even and of the odd elements
 // (a mask and a shift; a widening shuffle costs twice that): a dot and a mean do not mind.

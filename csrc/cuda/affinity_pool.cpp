@@ -31,7 +31,7 @@ T* data_or_null(const std::optional<Tensor>& t) {
 void launch(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds, const std::optional<Tensor>& mergeable,
             Layout layout, double threshold, int64_t window, const Outputs& outputs, cudaStream_t stream) {
   const auto& [values, lengths, segment_ids, counts] = outputs;
-  const int64_t last = x.dim() - 1, element = x.element_size();
+  const int64_t last = x.dim() - 1;
   Params p{};
   p.x = x.data_ptr();
   p.row_stride = x.stride(last - 1);
@@ -52,7 +52,7 @@ void launch(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds,
   const int64_t slots = slots_of(layout, batch, p.rows);
   STD_TORCH_CHECK(blocks_of(p) <= INT32_MAX, "x must have fewer than 2^31 tiles of ", kTileRows, " rows, got ", slots);
   const std::optional<Tensor> workspace = lend_workspace(p, x, slots, stream);
-  p.sums_stride = static_cast<int64_t>(chunks_of(p.dim, static_cast<int>(element))) * kChunkBytes / element;
+  p.sums_stride = sums_stride_of(p.dim, static_cast<int>(x.element_size()));
   const Tensor sums = torch::stable::new_empty(x, {slots, p.sums_stride}, ScalarType::Float);
   p.sums = static_cast<float*>(sums.data_ptr());
   const auto start = x.scalar_type() == ScalarType::Half       ? launch_float16

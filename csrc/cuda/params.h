@@ -61,6 +61,10 @@ AP_HOST_DEVICE int64_t blocks_of(const Params& p) {
 AP_HOST_DEVICE int chunks_of(int dim, int element_bytes) {
   return static_cast<int>((static_cast<int64_t>(dim) * element_bytes + kChunkBytes - 1) / kChunkBytes);
 }
+// Floats of a tile's row of sums: a sum for each element of whole chunks.
+inline int64_t sums_stride_of(int dim, int element_bytes) {
+  return static_cast<int64_t>(chunks_of(dim, element_bytes)) * (kChunkBytes / element_bytes);
+}
 // From one row to the next in shared memory: four chunks of each of eight rows lie in different banks.
 AP_HOST_DEVICE int kept_stride_of(int chunks) { return chunks + (4 - chunks % 8 + 8) % 8; }
 AP_HOST_DEVICE int threads_of(int chunks) {

@@ -3,14 +3,10 @@ no more instructions than its bytes leave time for."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import cuda_static
-from cuda_static import ARCHITECTURES, Compiled, Kernel
+from affinity_pool.benchmarks.without_gpu import cuda_static
+from affinity_pool.benchmarks.without_gpu.cuda_static import ARCHITECTURES, Compiled, Kernel
 
 WHY_NOT = cuda_static.missing()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

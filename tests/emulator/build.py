@@ -46,7 +46,7 @@ def rules(variant: str, target: Path, kernel: Path) -> str:
     sanitizers, more_to_link = VARIANTS[variant], "-shared" if target.suffix == ".so" else ""
     # A thread sanitizer must not watch the machine, which tells it what it needs to know.
     unwatched = "-fno-sanitize=thread" if variant == "tsan" else ""
-    sources = {name: (HERE / f"{name}.cpp", unwatched) for name in ("emulator", "matrix")}
+    sources = {name: (HERE / f"{name}.cpp", unwatched) for name in ("emulator", "fiber", "matrix")}
     sources["launch"] = (HERE / "launch.cpp", "")
     for form in FORMATS:
         for aligned in ("true", "false"):

@@ -31,8 +31,7 @@ std::string pool(Params p, Dtype dtype, Launch config) {
   }
   lend_workspace(p, workspace.data(), slots_of_workspace);
   if (grows) *p.slots_drawn = kDrawn;
-  const int element_bytes = dtype == Dtype::kFloat32 ? 4 : 2;
-  p.sums_stride = static_cast<int64_t>(chunks_of(p.dim, element_bytes)) * (kChunkBytes / element_bytes);
+  p.sums_stride = sums_stride_of(p.dim, dtype == Dtype::kFloat32 ? 4 : 2);
   float* sums = static_cast<float*>(std::aligned_alloc(64, (slots * p.sums_stride * 4 + 63) / 64 * 64));
   for (int64_t i = 0; i < slots * p.sums_stride; ++i) sums[i] = std::numeric_limits<float>::quiet_NaN();
   p.sums = sums;

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from affinity_pool import pool_padded
-from affinity_pool.bench import gpu
-from affinity_pool.bench.cases import Case, WrongOutputError, make_data
-from affinity_pool.bench.contenders import CONTENDERS, PADDED, Rule
-from affinity_pool.bench.measure import Options
-from affinity_pool.bench.timing import Call, captured, interleave
+from affinity_pool.benchmarks import gpu
+from affinity_pool.benchmarks.cases import Case, WrongOutputError, make_data
+from affinity_pool.benchmarks.contenders import CONTENDERS, PADDED, Rule
+from affinity_pool.benchmarks.measure import Options
+from affinity_pool.benchmarks.timing import Call, captured, interleave
 
 pytestmark = pytest.mark.gpu
 
@@ -23,7 +23,7 @@ BRIEF = Options(device="cuda", rounds=5, seconds=0.05, echo=lambda _: None)
 @pytest.mark.parametrize("cache", ["warm", "cold"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_form_is_timed(backend: str, cache: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("affinity_pool.bench.measure.COLD_BYTES", 16 << 20)
+    monkeypatch.setattr("affinity_pool.benchmarks.measure.COLD_BYTES", 16 << 20)
     case = Case(300, dim=1024, dtype="bfloat16", batch=batch, cache=cache)
     record = gpu.measure(case, ("clone", "ours", "vectorised", "paper's loop"), BRIEF)
     assert "failed" not in record
@@ -46,7 +46,7 @@ def test_data_made_here_has_the_groups_it_was_made_of(
 ) -> None:
     case = Case(200, dim=512, dtype=dtype, window=8, batch=2)
     judged = make_data(case, "cuda")
-    monkeypatch.setattr("affinity_pool.bench.cases.REFERENCE_ROWS", 0)
+    monkeypatch.setattr("affinity_pool.benchmarks.cases.REFERENCE_ROWS", 0)
     known = make_data(case, "cuda")
     assert torch.equal(known.x, judged.x)
     torch.testing.assert_close(known.expected, judged.expected, rtol=torch.finfo(known.x.dtype).eps, atol=1e-6)

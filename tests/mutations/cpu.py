@@ -21,12 +21,14 @@ FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-w", "-DTORCH_TAR
 TESTS = ["rule", "means", "shapes", "streaming", "invariance", "errors", "torch", "backends"]
 
 ALGEBRA, ROWS, POOLING, OP = "csrc/algebra.h", "csrc/cpu/rows.h", "csrc/cpu/pooling.h", "csrc/cpu/affinity_pool.cpp"
+TENSORS = "csrc/tensors.h"
 STREAMING, AUTOGRAD = "affinity_pool/streaming.py", "affinity_pool/derivatives.py"
 REBUILDS = {
     ALGEBRA: ["csrc/cpu/portable.cpp", "csrc/cpu/affinity_pool.cpp"],
     ROWS: ["csrc/cpu/portable.cpp"],
     POOLING: ["csrc/cpu/affinity_pool.cpp"],
     OP: ["csrc/cpu/affinity_pool.cpp"],
+    TENSORS: ["csrc/cpu/affinity_pool.cpp"],
 }
 
 FAULTS = [
@@ -87,7 +89,7 @@ FAULTS = [
     Fault("left-padding-ignored", OP, "first = left_padded ? width - length : 0", "first = 0"),
     Fault("mask-of-left-padded-shifted", OP, "flags ? flags + row : nullptr", "flags ? flags + b * width : nullptr"),
     Fault("row-stride-taken-for-width", OP, "first * x.stride(1)", "first * dim"),
-    Fault("feature-stride-ignored", OP, "return x.stride(x.dim() - 1) == 1 ||", "return true ||"),
+    Fault("feature-stride-ignored", TENSORS, "return x.stride(x.dim() - 1) == 1 ||", "return true ||"),
     Fault("right-aligned-ids-off-by-one", POOLING, "ids[t] += shift;", "ids[t] += shift - (shift > 0);"),
     Fault("right-aligned-counts-not-moved", POOLING, "      std::copy_backward(counts, counts + groups, counts + out_.pitch);\n", ""),
     Fault("right-aligned-rows-not-moved", POOLING, "group.row += out_.pitch", "group.row += 0 * out_.pitch + out_.lengths[group.sequence]"),

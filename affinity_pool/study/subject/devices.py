@@ -1,15 +1,9 @@
-"""Where a command runs."""
+"""Where a command of the study runs."""
 
 from __future__ import annotations
 
-import torch
-
+from ...devices import accelerator, check_device
 from ..errors import InputError
-
-
-def accelerator() -> str:
-    """``cuda`` where there is a GPU, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def usable_device(name: str | None) -> str:
@@ -20,7 +14,7 @@ def usable_device(name: str | None) -> str:
     """
     name = name or accelerator()
     try:
-        torch.empty(0, device=name).cpu()  # "meta" holds nothing
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch without CUDA asserts that it has none
-        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        check_device(name)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     return name

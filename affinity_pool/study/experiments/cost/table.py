@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ....bench.table import markdown, origin
+from ....benchmarks.markdown import markdown, origin
 from ...runs.results import CostResult, CostSummary, Ratio
 
 

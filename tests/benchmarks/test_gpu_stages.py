@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import gpu_shell
-import gpu_stages
-from gpu_shell import ROOT, CutError, FailedError, Gpu, IncompleteError, Shell, SkippedError
-from gpu_stages import STAGES, Report
 from processes import alive, until
+
+from affinity_pool.benchmarks.gpu_check import shell as gpu_shell
+from affinity_pool.benchmarks.gpu_check import stages as gpu_stages
+from affinity_pool.benchmarks.gpu_check.shell import (
+    ROOT,
+    CutError,
+    FailedError,
+    Gpu,
+    IncompleteError,
+    Shell,
+    SkippedError,
+)
+from affinity_pool.benchmarks.gpu_check.stages import STAGES, Report
 
 GPU = Gpu("NVIDIA Z100 80GB", "9.0", None)
 
@@ -266,7 +272,7 @@ def test_the_filters_name_our_kernels() -> None:
     kernels = [text for text in sources if "__global__" in text]
     assert kernels
     assert all("namespace affinity_pool" in text.split("__global__")[0] for text in kernels)
-    assert "def affinity_pool_planted(" in (ROOT / "benchmarks" / "planted_fault.py").read_text()
+    assert "def affinity_pool_planted(" in (ROOT / "benchmarks" / "gpu_check" / "planted_fault.py").read_text()
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from gpu_shell import ROOT
+from .shell import ROOT
 
 WORK = ROOT / "build" / "gpu-check"
 SOURCES = (
     *("csrc/**/*", "triton_kernels/**/*.py", "affinity_pool/**/*.py", "setup.py", "tests/**/*.py"),
-    *("benchmarks/gpu_*.py", "benchmarks/sanitize.py", "benchmarks/planted_fault.py"),
+    *("benchmarks/*.py", "benchmarks/gpu_check/*.py"),
 )
 
 

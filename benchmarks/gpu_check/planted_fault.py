@@ -1,6 +1,6 @@
 """A fault that compute-sanitizer must find: a kernel that stores one element beyond the end of its tensor.
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer python benchmarks/planted_fault.py
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer python benchmarks/gpu_check/planted_fault.py
 
 Its name says affinity_pool, as the CUDA kernel's does: a filter that lets that one through lets this one through.
 """

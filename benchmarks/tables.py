@@ -1,62 +1,31 @@
-"""Markdown tables from results files, and README's copies of them.
-
-A block of README between ``<!-- bench:PATH -->`` and ``<!-- /bench -->`` holds the table of
-``benchmarks/results/PATH.json``. ``python -m affinity_pool.bench.table README.md`` renews every block, with ``--check``
-it only tells whether they are as they should be; given results files it prints their tables.
-"""
+"""The table of each suite, from its results file."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from . import gpu
-from .sweep import SWEEP_BASE, SWEEPS
+from .cpu import SWEEP_BASE, SWEEPS
+from .markdown import markdown, origin
 
 Record = dict[str, Any]
-BLOCK = re.compile(r"(<!-- bench:(?P<path>\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
-RESULTS = Path("benchmarks/results")
-ON_CPU = ("target", "headline", "sweep", "overhead")  # an instruction set is part of the story
+OTHERS = ("torch.compile", "vectorised", "paper's loop")
 
 
 def render(results: Record, source: str | None = None) -> str:
     """The table of a results file, and a line on where its numbers come from."""
-    if results["suite"] == "cost":
-        from ..study.cost import table
-
-        return table.render(results, source)
     return f"{TABLES[results['suite']](results['results'])}\n\n{origin(results, source)}\n"
 
 
-def refresh(text: str, root: Path) -> str:
-    """``text`` with each marked block replaced by the table of its results file, below ``root``."""
-
-    def block(match: re.Match[str]) -> str:
-        path = RESULTS / f"{match['path']}.json"
-        return f"{match[1]}{render(json.loads((root / path).read_text()), path.as_posix())}{match[3]}"
-
-    return BLOCK.sub(block, text)
-
-
-def origin(results: Record, source: str | None) -> str:
-    p = results["provenance"]
-    commit = f"commit {p['commit'][:10]}" if p["commit"] else f"sources {p['sources']}"
-    facts = [
-        p["device"],
-        f"{p['cores']} cores",
-        *([p["backends"]["cpu"]] if results["suite"] in ON_CPU else []),
-        f"torch {p['versions']['torch']}",
-        commit + (" and changes" if p["uncommitted"] else ""),
-        p["date"][:10],
-        f"medians of up to {results['method']['rounds']} interleaved rounds",
-    ]
-    if results.get("partial"):
-        facts.insert(0, f"**partial, {len(results['results'])} cases**")
-    return f"{', '.join(facts)}" + (f": [{source}]({source})" if source else "") + "."
+def quick_table(records: Sequence[Record]) -> str:
+    """Contenders that were not asked for have no time."""
+    rows = []
+    for r in records:
+        others = [factor(r, name, "{:.0f}x") for name in OTHERS]
+        rows.append([*shape(r), str(r["case"]["window"]), *ours_and_clone(r), *others])
+    titles = ["T", "dtype", "window", "clone", "ours", "ours / clone", "GB/s, % of copy's"]
+    return markdown([*titles, *(f"{name} / ours" for name in OTHERS)], rows)
 
 
 def target_table(records: Sequence[Record]) -> str:
@@ -65,16 +34,15 @@ def target_table(records: Sequence[Record]) -> str:
 
 
 def headline_table(records: Sequence[Record]) -> str:
-    others = ("torch.compile", "vectorised", "paper's loop")
-    crowd = [r for r in records if any(name in r["contenders"] for name in others)]
+    crowd = [r for r in records if any(name in r["contenders"] for name in OTHERS)]
     pairs = {key(r): r for r in records if r not in crowd}
     rows = []
     for r in crowd:
         warm, cold = (pairs.get(key(r, cache=cache)) for cache in ("warm", "cold"))
         ours = [time(r, "ours"), *(against(x, "ours") if x else "" for x in (warm, cold)), against(r, "ours")]
-        rows.append([str(r["case"]["threads"]), *shape(r), *ours, *(factor(r, name, "{:.0f}x") for name in others)])
+        rows.append([str(r["case"]["threads"]), *shape(r), *ours, *(factor(r, name, "{:.0f}x") for name in OTHERS)])
     titles = ["threads", "T", "dtype", "ours", "/ clone, x in cache", "x in memory", "nothing in cache"]
-    return markdown([*titles, *(f"{name} / ours" for name in others)], rows)
+    return markdown([*titles, *(f"{name} / ours" for name in OTHERS)], rows)
 
 
 def sweep_table(records: Sequence[Record]) -> str:
@@ -113,7 +81,6 @@ def instruction_set_table(records: Sequence[Record]) -> str:
 
 def gpu_table(records: Sequence[Record]) -> str:
     """The kernel against a copy, in cache and not; what a caller waits for, against what torch can do."""
-    others = ("torch.compile", "vectorised", "paper's loop")
     warm = {key(r): r for r in records if r["case"]["cache"] == "warm"}
     rows = []
     for r in records:
@@ -123,10 +90,10 @@ def gpu_table(records: Sequence[Record]) -> str:
         in_cache = [form_time(pair, "ours"), form_against(pair, "ours")] if pair else ["", ""]
         kernel = [form_time(r, "clone"), form_time(r, "ours"), form_against(r, "ours"), percent_of_copy(r, "ours")]
         whole = [form_time(r, "ours", "eager"), form_time(r, "ours", "whole")]
-        rest = [form_factor(r, "triton", "graph", "{:.1f}x"), *(form_factor(r, n, "whole", "{:.0f}x") for n in others)]
+        rest = [form_factor(r, "triton", "graph", "{:.1f}x"), *(form_factor(r, n, "whole", "{:.0f}x") for n in OTHERS)]
         rows.append([*shape(r), *kernel, *in_cache, *whole, *rest])
     titles = ["T", "dtype", "clone", "ours", "/ clone", "% of copy", "x in cache: ours", "/ clone", "eager", "`pool`"]
-    return markdown([*titles, *(f"{name} / ours" for name in ("triton", *others))], rows)
+    return markdown([*titles, *(f"{name} / ours" for name in ("triton", *OTHERS))], rows)
 
 
 def gpu_sweep_table(records: Sequence[Record]) -> str:
@@ -159,6 +126,7 @@ def gpu_sweep_table(records: Sequence[Record]) -> str:
 
 
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
+    "quick": quick_table,
     "target": target_table,
     "headline": headline_table,
     "sweep": sweep_table,
@@ -232,29 +200,3 @@ def form_factor(record: Record, name: str, way: str = "graph", shown: str = "{:.
         return "failed"
     entry, ours = form(record, name, way), form(record, "ours", way)
     return shown.format(entry["us"]["p50"] / ours["us"]["p50"]) if entry and ours else ""
-
-
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m affinity_pool.bench.table", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="a Markdown file to renew, or results files to print")
-    parser.add_argument("--check", action="store_true", help="change nothing, fail if a block is not up to date")
-    options = parser.parse_args(arguments)
-    for path in options.files:
-        if path.suffix == ".json":
-            print(render(json.loads(path.read_text()), path.as_posix()))
-            continue
-        text = path.read_text()
-        renewed = refresh(text, path.resolve().parent)
-        if options.check and renewed != text:
-            raise SystemExit(f"{path} is not what its results say: run python -m affinity_pool.bench.table {path}")
-        if not options.check:
-            path.write_text(renewed)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from gpu_shell import ROOT, FailedError, IncompleteError, Shell, SkippedError, ended, tail
+from .shell import ROOT, FailedError, IncompleteError, Shell, SkippedError, ended, tail
 
+SANITIZE, PLANTED_FAULT = "benchmarks/gpu_check/sanitize.py", "benchmarks/gpu_check/planted_fault.py"
 LIBRARY = ROOT / "affinity_pool" / "_C.abi3.so"
 WANTING = re.compile(r"\bneeds\b|not installed|too old")  # reasons to skip a test that another machine would not have
 BRING = (
@@ -77,7 +78,7 @@ def cuda_kernel(shell: Shell) -> tuple[bool, str]:
 def against_reference(backend: str) -> Callable[[Shell], str]:
     def compare(shell: Shell) -> str:
         need_backend(shell, backend)
-        return shell.python("benchmarks/sanitize.py", backend).rstrip().splitlines()[-1]
+        return shell.python(SANITIZE, backend).rstrip().splitlines()[-1]
 
     return compare
 
@@ -169,13 +170,13 @@ def sanitizer(check: str, backend: str) -> Callable[[Shell], str]:
 def planted(shell: Shell) -> str:
     """A store beyond the end, in a kernel named so that the filter takes it for ours, is found: the tool does look."""
     need_backend(shell, "triton")  # which compiles it
-    code, said = sanitized(shell, "memcheck", "cuda", "benchmarks/planted_fault.py")
+    code, said = sanitized(shell, "memcheck", "cuda", PLANTED_FAULT)
     if code != 9 or "Invalid __global__ write" not in said:
         raise FailedError(f"memcheck {ended(code)} and did not find a planted fault:\n{tail(said)}")
     return "a planted store beyond the end is found"
 
 
-def sanitized(shell: Shell, check: str, backend: str, program: str = "benchmarks/sanitize.py") -> tuple[int, str]:
+def sanitized(shell: Shell, check: str, backend: str, program: str = SANITIZE) -> tuple[int, str]:
     tool = sanitizer_command()
     offered = subprocess.run([tool, "--help"], capture_output=True, text=True, timeout=60).stdout
     options = sanitizer_options(offered, backend)
@@ -218,7 +219,7 @@ def suite(name: str, *options: str) -> Callable[[Shell], str]:
 
     def run(shell: Shell) -> str:
         out = shell.folder / f"{name}.json"
-        shell.python("-m", "affinity_pool.bench", name, "--device", "cuda", "--out", str(out), *options)
+        shell.python("-m", "affinity_pool.benchmarks", name, "--device", "cuda", "--out", str(out), *options)
         records = json.loads(out.read_text())["results"]
         said = "; ".join(headlines(records)) if name == "gpu-headline" else f"{len(records)} cases in {out.name}"
         failed = dict(item for record in records for item in record.get("failed", {}).items())

@@ -1,7 +1,8 @@
 """What matrix instructions cost in precision: similarities by a tensor core's sums and by float32's, against float64.
 
-    python benchmarks/matrix_sums.py                    print the table
-    python benchmarks/matrix_sums.py --out FILE.json    and keep it, with its provenance
+    python -m affinity_pool.benchmarks.without_gpu.matrix_sums [--out FILE.json]
+
+prints the table and, if told where, keeps it with its provenance.
 
 No GPU needed: the hardware's sums are those of published models (PeerJ CS 7:e330, arXiv:2512.07004). Products are
 exact; eight on an A100, sixteen on an H100, are aligned with the sum so far to the largest of them, cut 1 or 2 bits

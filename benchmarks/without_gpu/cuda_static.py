@@ -1,7 +1,8 @@
 """What the compiler makes of the CUDA kernel: registers, spills, instructions, how many a tile takes. No GPU needed.
 
-    python benchmarks/cuda_static.py                    print the tables
-    python benchmarks/cuda_static.py --out FILE.json    and keep them, with their provenance
+    python -m affinity_pool.benchmarks.without_gpu.cuda_static [--out FILE.json]
+
+prints the tables and, if told where, keeps them with their provenance.
 
 Needs nvcc; instructions are read with the cuobjdump of nvcc's toolkit or, where that has none, of the triton package.
 """
@@ -20,10 +21,10 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from cuda_work import WINDOWS, Work, work
-from sass import Code
+from .cuda_work import WINDOWS, Work, work
+from .sass import Code
 
-CUDA = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
+CUDA = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 ARCHITECTURES = ("sm_80", "sm_90")
 NVCC = shutil.which(os.environ.get("NVCC", "nvcc"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sass import Code, Loop, opcode
+from .sass import Code, Loop, opcode
 
 ROWS, WARPS, CHUNKS_A_WARP = 8, 4, 128  # of 16 bytes
 RETENTION = 0.4
@@ -73,5 +73,12 @@ def work(architecture: str, code: Code, window: int) -> Work:
     warp_0 = code.way(0, ends, [code.places(opcode("ATOMG")), *loops[:2], inside(lags), *loops[2:]]) - turn(lags)
     rest = (WARPS - 1) * everyone + warp_0 - WARPS * once
 
-    parts = [WARPS * copied, WARPS * multiplied, decided, WARPS * composed, round(WARPS * averaged), rest]
-    return Work(architecture, window, *parts, total=sum(parts))
+    parts = {
+        "copies": WARPS * copied,
+        "dots": WARPS * multiplied,
+        "decisions": decided,
+        "composition": WARPS * composed,
+        "means": round(WARPS * averaged),
+        "rest": rest,
+    }
+    return Work(architecture, window, **parts, total=sum(parts.values()))

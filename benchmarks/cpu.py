@@ -1,7 +1,4 @@
-"""The suites, and running one into a results file.
-
-A suite refuses to report as soon as one contender's output is wrong.
-"""
+"""The suites for a CPU: the op against copying its input, the paper's loop and what torch can do without it."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,80 +16,21 @@ import torch
 
 import affinity_pool
 
-from ..provenance import load_average, provenance
-from . import gpu
 from .cases import DTYPES, THRESHOLD, Case, WrongOutputError
 from .contenders import CONTENDERS
 from .measure import Options, Record, describe, measure_all
-from .timing import Call, interleave, keep_freed_memory
+from .timing import Call, interleave
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
 ON_CPU = tuple(name for name in CONTENDERS if name != "triton")
 
 
-def run(
-    suite: str = "headline",
-    threads: Sequence[int] = (),
-    out: Path | None = None,
-    rounds: int = 200,
-    *,
-    seconds: float = 1.0,
-    contenders: Sequence[str] = (),
-    device: str = "cpu",
-    echo: Callable[[str], None] = print,
-) -> Record:
-    """Measure a suite and return its results, written to ``out`` as JSON if given.
-
-    Args:
-        suite: one of ``SUITES``.
-        threads: keep the cases with these numbers of threads. None named: all cases of the suite.
-        out: the file to write. Until it is whole, the cases done so far are beside it as ``NAME.partial.json``, which
-            says ``"partial": true``.
-        rounds: turns of every contender; slow ones take part in fewer.
-        seconds: about how long one contender may take in one case.
-        contenders: keep these of ``CONTENDERS``. None named: all of the suite.
-        device: where the tensors are.
-        echo: takes a line of progress per case.
-
-    Raises:
-        ValueError: a suite or contender has no such name.
-        WrongOutputError: a contender's output differs from the reference's; no file is left.
-    """
-    if suite not in SUITES:
-        raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {suite!r}")
-    for name in contenders:
-        if name not in CONTENDERS:
-            raise ValueError(f"contenders must be among {', '.join(CONTENDERS)}, got {name!r}")
-    options = Options(device, tuple(threads), rounds, seconds, tuple(contenders), echo)
-    before = torch.get_num_threads()
-    results: Record = {"suite": suite, "provenance": provenance(device)}
-    results["method"] = {"rounds": rounds, "seconds": seconds, "freed_memory_kept": keep_freed_memory()}
-    results["results"] = []
-    partial = None if out is None else out.with_suffix(".partial.json")
-    try:
-        for record in SUITES[suite](options):
-            results["results"].append(record)
-            if partial is not None:
-                replace_file(partial, {**results, "partial": True})
-    except WrongOutputError:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-        raise
-    finally:
-        torch.set_num_threads(before)
-    results["provenance"]["load_average_after"] = load_average()
-    if out is not None and partial is not None:
-        replace_file(out, results)
-        partial.unlink(missing_ok=True)
-    return results
-
-
-def replace_file(path: Path, results: Record) -> None:
-    """Write ``path`` so that whoever reads it, or ends this process, finds the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.stem}.partial.json")  # a name that git ignores
-    fresh.write_text(json.dumps(results, indent=1) + "\n")
-    fresh.replace(path)
+def quick(options: Options) -> Iterable[Record]:
+    """For whoever changes a kernel: 750 tokens on one thread, all contenders in each dtype; windows 1, 8 and 32."""
+    plan: list[tuple[Case, Sequence[str]]] = [(Case(750, dtype=dtype), ON_CPU) for dtype in DTYPES]
+    for dtype in ("float32", "bfloat16"):
+        plan += [(Case(750, dtype=dtype, window=window), ("clone", "ours")) for window in (1, 8, 32)]
+    return measure_all(plan, options)
 
 
 def target(options: Options) -> Iterable[Record]:
@@ -178,15 +116,3 @@ def instruction_sets(options: Options) -> Iterable[Record]:
             continue
         for record in results["results"]:
             yield {"instruction_set": name, **record}
-
-
-SUITES: dict[str, Callable[[Options], Iterable[Record]]] = {
-    "target": target,
-    "headline": headline,
-    "sweep": sweep,
-    "overhead": overhead,
-    "instruction-sets": instruction_sets,
-    "gpu-headline": gpu.headline,
-    "gpu": gpu.contenders,
-    "gpu-sweep": gpu.sweep,
-}

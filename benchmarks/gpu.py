@@ -66,9 +66,14 @@ def sweep(options: Options) -> Iterable[Record]:
     return measure_all([(case, FAST) for case in dict.fromkeys([*cases, *CORNERS])], options)
 
 
+def check_device(device: str) -> None:
+    """Raise ValueError for one that these suites cannot time."""
+    if not device.startswith("cuda"):
+        raise ValueError(f"this suite times a GPU: device must be cuda, got {device!r}")
+
+
 def measure_all(plan: Iterable[tuple[Case, Sequence[str]]], options: Options) -> Iterable[Record]:
-    if not options.device.startswith("cuda"):
-        raise ValueError(f"this suite times a GPU: device must be cuda, got {options.device!r}")
+    check_device(options.device)
     with affinity_pool.use("cuda"):
         for case, names in plan:
             yield measure(case, [n for n in names if not options.contenders or n in options.contenders], options)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from affinity_pool import pool, pool_padded
-from affinity_pool.bench.cases import (
+from affinity_pool.benchmarks.cases import (
     DTYPES,
     Case,
     Data,
@@ -19,7 +19,7 @@ from affinity_pool.bench.cases import (
     group_means,
     make_data,
 )
-from affinity_pool.bench.contenders import CONTENDERS, PADDED
+from affinity_pool.benchmarks.contenders import CONTENDERS, PADDED
 
 SMALL = Case(60, dim=96)
 
@@ -37,7 +37,7 @@ def test_known_groups_are_the_reference_s(
 ) -> None:
     case = replace(SMALL, dtype=dtype, window=window, batch=batch, retention=retention)
     judged = make_data(case)
-    monkeypatch.setattr("affinity_pool.bench.cases.REFERENCE_ROWS", 0)
+    monkeypatch.setattr("affinity_pool.benchmarks.cases.REFERENCE_ROWS", 0)
     known = make_data(case)
     assert torch.equal(known.x, judged.x)
     assert known.longest == judged.longest

@@ -17,7 +17,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import ClassVar
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TAIL = 25  # lines of a failed command's output that are shown
 KEEP_EVERY = 10.0  # seconds between two tars while a command runs: a killed machine loses no more
 

@@ -1,7 +1,8 @@
 """What a call of the CUDA kernel should cost, from its shape: bytes, waves, instructions and the way of a tile.
 
-    python benchmarks/cost_model.py                     the table of docs/cost-model.md
-    python benchmarks/cost_model.py RESULTS.json ...    beside what `gpu-check` measured (suites gpu, gpu-sweep)
+    python -m affinity_pool.benchmarks.without_gpu.cost_model [RESULTS.json ...]
+
+prints the table of docs/cost-model.md or, given results of the suites gpu and gpu-sweep, predictions beside them.
 
 The model is a prediction to be wrong about. Change a constant when a measurement says so, and say so beside it.
 """

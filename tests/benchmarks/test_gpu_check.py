@@ -14,14 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import gpu_check
-import gpu_record
-import gpu_stages
-from gpu_shell import ROOT, CutError, FailedError, Gpu, IncompleteError, SkippedError
-from gpu_stages import Part
 from processes import alive, until
+
+from affinity_pool.benchmarks.gpu_check import check as gpu_check
+from affinity_pool.benchmarks.gpu_check import record as gpu_record
+from affinity_pool.benchmarks.gpu_check import stages as gpu_stages
+from affinity_pool.benchmarks.gpu_check.shell import (
+    ROOT,
+    CutError,
+    FailedError,
+    Gpu,
+    IncompleteError,
+    SkippedError,
+)
+from affinity_pool.benchmarks.gpu_check.stages import Part
 
 GPU = Gpu("NVIDIA Z100 80GB", "9.0", None)
 
@@ -264,12 +270,34 @@ def test_code_is_known_by_its_text_and_its_machine(monkeypatch: pytest.MonkeyPat
     assert gpu_record.code_here("H100") != before
 
 
+@pytest.mark.parametrize(
+    "file", ["csrc/cuda/a.cuh", "triton_kernels/scan.py", "benchmarks/timing.py", "benchmarks/gpu_check/stages.py"]
+)
+def test_code_that_decides_an_outcome_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str) -> None:
+    """Also what affinity_pool has by a link: a pattern finds nothing through one."""
+    assert (ROOT / file).parent.is_dir()
+    monkeypatch.setattr(gpu_record, "ROOT", tmp_path)
+    before = gpu_record.code_here("H100")
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("1")
+    assert gpu_record.code_here("H100") != before
+
+
+def test_it_starts_where_nothing_is_installed(tmp_path: Path) -> None:
+    """Neither torch nor affinity_pool, which may be what does not work there."""
+    environment = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-S", str(ROOT / "benchmarks" / "gpu_check"), "--help"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("usage: gpu_check ")
+
+
 DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
-import gpu_check, gpu_shell
-from gpu_stages import Part
+from gpu_check import check as gpu_check, shell as gpu_shell
+from gpu_check.stages import Part
 folder = Path({folder!r})
 
 def quick(shell):
@@ -343,5 +371,5 @@ def test_make_passes_its_variables_on() -> None:
         check=True,
     ).stdout
     assert said.split() == [
-        *["exec", "py", "benchmarks/gpu_check.py", "build", "tests-cuda", "--out", '"/some/where"', "--limit", "570"]
+        *["exec", "py", "benchmarks/gpu_check", "build", "tests-cuda", "--out", '"/some/where"', "--limit", "570"]
     ]

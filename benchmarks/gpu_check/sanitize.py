@@ -1,10 +1,10 @@
 """A short program for compute-sanitizer: the op over shapes that take every path, compared with the reference.
 
-    compute-sanitizer --tool memcheck python benchmarks/sanitize.py cuda
+    compute-sanitizer --tool memcheck python benchmarks/gpu_check/sanitize.py cuda
 
 Rows repeat with a little noise, so that no decision hangs on rounding and both must find the same groups. Set
 ``PYTORCH_NO_CUDA_MEMORY_CACHING=1``: from torch's pool, a tensor's end is in the middle of an allocation, and memcheck
-sees no overrun. ``python benchmarks/gpu_check.py sanitizer`` does that.
+sees no overrun. ``python benchmarks/gpu_check sanitizer`` does that.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """All that can only be checked on a GPU, in stages: builds, tests, sanitizes, times. No network, nothing installed.
 
-    python benchmarks/gpu_check.py                                          every stage
-    python benchmarks/gpu_check.py build tests-cuda --out FOLDER --limit 570
+    python benchmarks/gpu_check                                          every stage
+    python benchmarks/gpu_check build tests-cuda --out FOLDER --limit 570
 
-The python that runs this is the one that is checked. A stage is a row of parts (see gpu_stages.py), each with a time
+The python that runs this is the one that is checked. A stage is a row of parts (see stages.py), each with a time
 limit, together under 500 s. In the folder, ``benchmarks/results/<GPU>`` unless told, a stage has a tar of its results
 and logs, renewed after each part and every ten seconds meanwhile, and ``summary.md`` has a line a part: at most eight
 files. However a run ends, that is left. The next one goes on: a part that has passed, on this code and this machine, is
@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from gpu_record import WORK, Kept, code_here, summary
-from gpu_shell import ROOT, Gpu, PartError, Shell, ask
-from gpu_stages import STAGES, Part
+from .record import WORK, Kept, code_here, summary
+from .shell import ROOT, Gpu, PartError, Shell, ask
+from .stages import STAGES, Part
 
 DEVICE = """
 import json, torch
@@ -88,7 +88,7 @@ class Run:
             else:
                 self.part(kept, part)
         if measured := sorted(kept.folder.glob("[a-z]*.json")):
-            kept.tables.write_text(ask("-m", "affinity_pool.bench.table", *map(str, measured), limit=15))
+            kept.tables.write_text(ask("-m", "affinity_pool.benchmarks.render", *map(str, measured), limit=15))
         kept.save()
         self.summarise()
 
@@ -145,7 +145,8 @@ def exit_status(verdicts: Sequence[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     begun = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="gpu_check", description=__doc__, formatter_class=as_it_is)
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"{', '.join(STAGES)}; all if none is named")
     parser.add_argument("--out", type=Path, help="folder for the results, by default benchmarks/results/<GPU>")
     parser.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS", help="of this whole run")
@@ -179,7 +180,3 @@ def check(asked: Sequence[str], out: Path | None, until: float, again: bool) -> 
             verdicts[name] = run.stages[name].verdict()
     print(", ".join(f"{name} {verdict}" for name, verdict in verdicts.items()), flush=True)
     return exit_status(list(verdicts.values()))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from affinity_pool import pool
-from affinity_pool.bench import gpu, run, sweep
-from affinity_pool.bench.cases import Case, WrongOutputError, make_data
-from affinity_pool.bench.contenders import CONTENDERS, Pool, Rule
-from affinity_pool.bench.measure import Options
-from affinity_pool.bench.table import render
-from affinity_pool.bench.timing import Call, interleave
+from affinity_pool.benchmarks import gpu, run, suites
+from affinity_pool.benchmarks.cases import Case, WrongOutputError, make_data
+from affinity_pool.benchmarks.contenders import CONTENDERS, Pool, Rule
+from affinity_pool.benchmarks.measure import Options
+from affinity_pool.benchmarks.tables import render
+from affinity_pool.benchmarks.timing import Call, interleave
 
 CASE = Case(40, dim=64, batch=2)
 BRIEF = Options(rounds=5, seconds=0.02, echo=lambda _: None)
@@ -162,7 +162,7 @@ def suite_of(*outcomes: Any) -> Any:
 def test_a_file_has_its_name_when_it_is_whole(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcomes: Any, error: Any, left: dict[str, int]
 ) -> None:
-    monkeypatch.setitem(sweep.SUITES, "gpu", suite_of(*outcomes))
+    monkeypatch.setitem(suites.SUITES, "gpu", suite_of(*outcomes))
     if error:
         with pytest.raises(error):
             run("gpu", out=tmp_path / "r.json")
@@ -180,7 +180,7 @@ def test_each_case_is_in_the_file_before_the_next_begins(monkeypatch: pytest.Mon
             seen.append({p.name: json.loads(p.read_text()) for p in tmp_path.iterdir()})
             yield {"case": case}
 
-    monkeypatch.setitem(sweep.SUITES, "gpu", suite)
+    monkeypatch.setitem(suites.SUITES, "gpu", suite)
     run("gpu", out=tmp_path / "r.json")
     assert seen[0] == {}
     for done, files in enumerate(seen[1:], start=1):

@@ -1,0 +1,66 @@
+"""Results files as Markdown, and the copies of their tables that documents hold.
+
+    python -m affinity_pool.benchmarks.render FILE.json ...          print their tables
+    python -m affinity_pool.benchmarks.render README.md [--check]    renew its tables, or tell whether they are right
+
+A block of a document between ``<!-- bench:PATH -->`` and ``<!-- /bench -->`` holds the table of
+``benchmarks/results/PATH.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from . import tables
+
+BLOCK = re.compile(r"(<!-- bench:(?P<path>\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+RESULTS = Path("benchmarks/results")
+PROGRAM = "python -m affinity_pool.benchmarks.render"
+
+
+def render(results: dict[str, Any], source: str | None = None) -> str:
+    """The table of a results file, of a suite or of ``affinity-pool cost``, and where its numbers come from."""
+    if results["suite"] == "cost":
+        from affinity_pool.study.cost import table  # not above: suites are rendered where the study is not installed
+
+        return table.render(results, source)
+    return tables.render(results, source)
+
+
+def refresh(text: str, root: Path) -> str:
+    """``text`` with each marked block replaced by the table of its results file, below ``root``."""
+
+    def block(match: re.Match[str]) -> str:
+        path = RESULTS / f"{match['path']}.json"
+        return f"{match[1]}{render(json.loads((root / path).read_text()), path.as_posix())}{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", type=Path, help="a Markdown file to renew, or results files to print")
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a block is not up to date")
+    options = parser.parse_args(arguments)
+    for path in options.files:
+        if path.suffix == ".json":
+            print(render(json.loads(path.read_text()), path.as_posix()))
+            continue
+        text = path.read_text()
+        renewed = refresh(text, path.resolve().parent)
+        if options.check and renewed != text:
+            raise SystemExit(f"{path} is not what its results say: run {PROGRAM} {path}")
+        if not options.check:
+            path.write_text(renewed)
+
+
+if __name__ == "__main__":
+    main()
