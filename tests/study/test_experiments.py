@@ -18,7 +18,7 @@ from affinity_pool.study.errors import InputError
 from affinity_pool.study.experiments.dynamics.page import turns
 from affinity_pool.study.experiments.evaluate import run as evaluate
 from affinity_pool.study.experiments.oracle import run as oracle
-from affinity_pool.study.reductions import planned, quota, uniform_merge
+from affinity_pool.study.reductions import planned, quota, uniform_merge_plan
 from affinity_pool.study.runs.batches import Plan, run
 from affinity_pool.study.runs.conditions import UNPOOLED, Answering, scorable
 from affinity_pool.study.sites import parse_sites
@@ -109,7 +109,7 @@ def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> No
     seen: list[torch.Tensor] = []
 
     def reduce(x: torch.Tensor, lengths: torch.Tensor | None, mergeable: torch.Tensor) -> Any:
-        pooled = planned(lambda row, n: uniform_merge(units, quota(units, tokens=1)))(x, lengths, mergeable)
+        pooled = planned(lambda row, n: uniform_merge_plan(units, quota(units, tokens=1)))(x, lengths, mergeable)
         audio = mergeable[0]
         first = int(audio.nonzero()[0]) + x.shape[1] - int(pooled.lengths[0])  # what is left ends at the right
         for place, span in enumerate(units):

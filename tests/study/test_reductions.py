@@ -17,17 +17,17 @@ from torch import Tensor
 from affinity_pool import PooledPadded
 from affinity_pool.study.reductions import (
     bipartite_merge,
-    drop_randomly,
-    drop_uniformly,
     interpolate,
-    merge_uniformly,
     planned,
+    random_drop,
+    uniform_drop,
+    uniform_merge,
 )
 
 BUDGETED = {
-    "random-drop": lambda kept: drop_randomly(kept, [11] * len(kept)),
-    "uniform-drop": drop_uniformly,
-    "uniform-merge": merge_uniformly,
+    "random-drop": lambda kept: random_drop(kept, [11] * len(kept)),
+    "uniform-drop": uniform_drop,
+    "uniform-merge": uniform_merge,
     "interpolate": interpolate,
     "bipartite-merge": bipartite_merge,
 }
@@ -143,13 +143,13 @@ def test_a_plan_that_is_none_for_its_row_is_refused(plan: Tensor, message: str) 
 
 def test_a_mean_of_large_halves_does_not_overflow() -> None:
     x = torch.full((1, 4, 2), 60000.0, dtype=torch.float16)
-    assert torch.equal(merge_uniformly(torch.tensor([1]))(x, left_padded=False).values[0, 0], x[0, 0])
+    assert torch.equal(uniform_merge(torch.tensor([1]))(x, left_padded=False).values[0, 0], x[0, 0])
 
 
 def test_a_nan_stays_in_its_own_group() -> None:
     x = torch.ones(1, 6, 2)
     x[0, 2] = float("nan")
-    out = merge_uniformly(torch.tensor([3]))(x, left_padded=False).values[0, :3]
+    out = uniform_merge(torch.tensor([3]))(x, left_padded=False).values[0, :3]
     assert out.isnan().all(1).tolist() == [False, True, False]
 
 
@@ -251,23 +251,23 @@ def test_a_budget_that_is_none_is_refused(at_budget) -> None:
 
 
 def test_uniform_drop_keeps_equal_strides() -> None:
-    out = drop_uniformly(torch.tensor([4]))(torch.ones(1, 12, 1))
+    out = uniform_drop(torch.tensor([4]))(torch.ones(1, 12, 1))
     assert (out.segment_ids[0] >= 0).nonzero().flatten().tolist() == [2, 5, 8, 11]
 
 
 def test_random_drop_draws_each_row_with_its_own_seed() -> None:
     x = torch.randn(3, 40, 2)
     kept = torch.tensor([10, 10, 10])
-    same = drop_randomly(kept, [5, 6, 5])(x, left_padded=False).segment_ids >= 0
+    same = random_drop(kept, [5, 6, 5])(x, left_padded=False).segment_ids >= 0
     assert torch.equal(same[0], same[2])
     assert not torch.equal(same[0], same[1])
-    again = drop_randomly(kept, [6, 5, 6])(x, left_padded=False).segment_ids >= 0
+    again = random_drop(kept, [6, 5, 6])(x, left_padded=False).segment_ids >= 0
     assert torch.equal(again[0], same[1])
 
 
 def test_random_drop_needs_a_seed_for_each_row() -> None:
     with pytest.raises(ValueError, match="seeds must have one number for each row of kept, got 1 for 2"):
-        drop_randomly(torch.tensor([1, 1]), [0])
+        random_drop(torch.tensor([1, 1]), [0])
 
 
 def test_interpolation_is_linear_from_the_first_token_to_the_last() -> None:

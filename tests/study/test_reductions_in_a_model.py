@@ -15,15 +15,15 @@ from affinity_pool.study.data.audio import Audio
 from affinity_pool.study.groups import Span, spans_after_sites
 from affinity_pool.study.reductions import (
     bipartite_merge,
-    drop_randomly,
-    drop_uniformly,
     interpolate,
-    merge_uniformly,
     planned,
     quota,
     random_drop,
+    random_drop_plan,
     uniform_drop,
+    uniform_drop_plan,
     uniform_merge,
+    uniform_merge_plan,
 )
 from affinity_pool.study.subject.lslm import Lslm, load
 
@@ -35,9 +35,9 @@ def seeds(kept: Tensor) -> list[int]:
 
 
 REDUCTIONS = {
-    "random-drop": lambda kept: drop_randomly(kept, seeds(kept)),
-    "uniform-drop": drop_uniformly,
-    "uniform-merge": merge_uniformly,
+    "random-drop": lambda kept: random_drop(kept, seeds(kept)),
+    "uniform-drop": uniform_drop,
+    "uniform-merge": uniform_merge,
     "interpolate": interpolate,
     "bipartite-merge": bipartite_merge,
 }
@@ -101,7 +101,9 @@ def test_a_batch_answers_as_its_recordings_do_alone(lslm, inputs, recordings, at
 
 
 @layers
-@pytest.mark.parametrize("operator", [uniform_drop, uniform_merge, lambda units, keep: random_drop(units, keep, 3)])
+@pytest.mark.parametrize(
+    "operator", [uniform_drop_plan, uniform_merge_plan, lambda units, keep: random_drop_plan(units, keep, 3)]
+)
 def test_an_oracle_compresses_each_unit_of_each_recording(lslm, inputs, operator, layer) -> None:
     audio = lslm.audio_positions(inputs)
     units = [[Span(0, 3), Span(3, 4), Span(4, n)] for n in audio.sum(1).tolist()]
@@ -118,7 +120,7 @@ def test_an_oracle_compresses_each_unit_of_each_recording(lslm, inputs, operator
 
 def test_generation_and_a_second_site_go_on_from_what_is_left(lslm, inputs) -> None:
     sites = [
-        Site(0, reduction=drop_uniformly(torch.tensor([8, 12, 9]))),
+        Site(0, reduction=uniform_drop(torch.tensor([8, 12, 9]))),
         Site(2, reduction=interpolate(torch.tensor([3] * 3))),
     ]
     with patch(lslm.model, sites) as handle:
@@ -128,6 +130,6 @@ def test_generation_and_a_second_site_go_on_from_what_is_left(lslm, inputs) -> N
 
 
 def test_a_plan_for_another_recording_is_refused(lslm, inputs) -> None:
-    reduction = planned(lambda row, n: uniform_merge([Span(0, 7)], [3]))
+    reduction = planned(lambda row, n: uniform_merge_plan([Span(0, 7)], [3]))
     with pytest.raises(ValueError, match=r"plan of row 0 must be int64 \[\d+\], one entry for each"):
         logits(lslm, inputs, 0, reduction)

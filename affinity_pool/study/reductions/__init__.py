@@ -7,22 +7,22 @@ operators, with the recording as one unit. ``interpolation`` and ``bipartite`` (
 """
 
 from .bipartite import bipartite_merge
-from .budgets import drop_randomly, drop_uniformly, merge_uniformly
+from .budgets import random_drop, uniform_drop, uniform_merge
 from .by_plan import planned
 from .interpolation import interpolate
-from .plans import quota, random_drop, uniform_drop, uniform_merge
+from .plans import quota, random_drop_plan, uniform_drop_plan, uniform_merge_plan
 from .speed import speed_up
 
 __all__ = [
     "bipartite_merge",
-    "drop_randomly",
-    "drop_uniformly",
     "interpolate",
-    "merge_uniformly",
     "planned",
     "quota",
     "random_drop",
+    "random_drop_plan",
     "speed_up",
     "uniform_drop",
+    "uniform_drop_plan",
     "uniform_merge",
+    "uniform_merge_plan",
 ]

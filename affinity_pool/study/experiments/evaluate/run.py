@@ -18,7 +18,7 @@ from ....models import Reduction, Site
 from ...data import Audio
 from ...errors import InputError
 from ...metrics import Metric
-from ...reductions import bipartite_merge, drop_randomly, drop_uniformly, interpolate, merge_uniformly, speed_up
+from ...reductions import bipartite_merge, interpolate, random_drop, speed_up, uniform_drop, uniform_merge
 from ...runs import scores
 from ...runs.batches import Batch
 from ...runs.conditions import UNPOOLED, Condition
@@ -28,9 +28,9 @@ from ...subject.lslm import Lslm
 
 SPEED_UP = "speed-up"
 REDUCTIONS: dict[str, Callable[[Tensor, Batch, int], Reduction]] = {
-    "random-drop": lambda kept, batch, seed: drop_randomly(kept, batch.seeds(seed)),
-    "uniform-drop": lambda kept, batch, seed: drop_uniformly(kept),
-    "uniform-merge": lambda kept, batch, seed: merge_uniformly(kept),
+    "random-drop": lambda kept, batch, seed: random_drop(kept, batch.seeds(seed)),
+    "uniform-drop": lambda kept, batch, seed: uniform_drop(kept),
+    "uniform-merge": lambda kept, batch, seed: uniform_merge(kept),
     "interpolate": lambda kept, batch, seed: interpolate(kept),
     "bipartite-merge": lambda kept, batch, seed: bipartite_merge(kept),
 }

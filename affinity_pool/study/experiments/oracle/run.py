@@ -20,7 +20,7 @@ from ...data.alignment import check_source, word_times
 from ...data.spans import units
 from ...errors import InputError
 from ...groups import Span
-from ...reductions import planned, quota, random_drop, uniform_drop, uniform_merge
+from ...reductions import planned, quota, random_drop_plan, uniform_drop_plan, uniform_merge_plan
 from ...runs.batches import Batch, Prepare
 from ...runs.conditions import UNPOOLED, Condition
 from ...subject.lslm import Lslm
@@ -29,9 +29,9 @@ Operator = Callable[[Sequence[Span], Sequence[int], int], Tensor]
 """Of units, tokens to keep of each, and a seed: where each token goes."""
 
 OPERATORS: dict[str, Operator] = {
-    "random-drop": random_drop,
-    "uniform-drop": lambda units, keep, seed: uniform_drop(units, keep),
-    "uniform-merge": lambda units, keep, seed: uniform_merge(units, keep),
+    "random-drop": random_drop_plan,
+    "uniform-drop": lambda units, keep, seed: uniform_drop_plan(units, keep),
+    "uniform-merge": lambda units, keep, seed: uniform_merge_plan(units, keep),
 }
 
 
