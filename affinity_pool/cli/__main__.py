@@ -1,5 +1,5 @@
 """For launchers that start modules: ``torchrun --nproc-per-node 4 -m affinity_pool.cli eval ...``."""
 
-from . import main
+from .commands import main
 
 main()

@@ -30,7 +30,7 @@ def affinity_pool() -> None:
 def explained() -> Iterator[None]:
     """End with a sentence, not a traceback, where an extra is missing or the user's input cannot be used."""
     try:
-        from ..study import InputError
+        from ..study.errors import InputError
 
         try:
             yield

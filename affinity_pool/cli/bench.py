@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from .application import app
 
-
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
 def bench(context: typer.Context) -> None:
     """Time the op against copying its input, the paper's loop, vectorised torch and torch.compile."""
     from ..benchmarks.__main__ import main

@@ -5,10 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from .application import app, console
+from .application import console
 
 
-@app.command()
 def env() -> None:
     """What can run here: the op's backends, the machine and the versions, as needed in a bug report."""
     from .. import backends

@@ -105,7 +105,7 @@ def layers_of(text: str | None, depth: int) -> list[int]:
 def rules_of(thresholds: str, windows: str) -> tuple[list[float], list[int]]:
     """The values of both lists, each of which a site can have."""
     from ..models import Site
-    from ..study import InputError
+    from ..study.errors import InputError
 
     cosines, widths = listed(thresholds, float, "thresholds"), listed(windows, int, "windows")
     try:

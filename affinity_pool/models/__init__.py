@@ -1,10 +1,14 @@
 """Affinity Pooling inside Hugging Face speech language models: ``affinity_pool.patch`` and what it is made of.
 
-Forward pre-hooks on decoder layers do all the work (``patch``), told by a function around the model's forward what the
-call is (``forward``, ``calls``); no model code is copied. ``sites`` says where and how strongly to pool, ``families``
-where a model keeps what the hooks need, ``modules`` how a model is changed and restored, ``cache`` what a pooled
-prefill leaves behind for decoding, ``refusals`` what cannot work; ``wrappers`` finds the model inside others, and
-``kimi_audio`` is for one that is called otherwise.
+Forward pre-hooks on decoder layers do all the work, told by a function around the model's forward what the call is; no
+model code is copied.
+
+- ``patch``: the function and its handle; ``sites``: where and how to pool; ``families``: where a model keeps what is
+  needed; ``wrappers``: the model inside others; ``refusals``: what cannot work; ``stats``: what a prefill did;
+- ``forward``: the hooks, and what stands around forward; ``modules``: how they are put on and taken off; ``running``:
+  the calls under way; ``prefill``: pooling at a site;
+- ``calls``: what a patch asks of the way in which a family calls its layers; ``transformers_calls`` and ``kimi_audio``
+  answer, with ``masks``, ``cache`` and ``keys`` for what a pooled prefill leaves behind for decoding.
 """
 
 try:
@@ -14,10 +18,9 @@ except ImportError as error:
         "affinity_pool.patch needs transformers 4.55 or newer: pip install 'affinity_pool[models]'"
     ) from error
 
-from . import kimi_audio as _kimi_audio  # noqa: F401  # registers its family
 from .families import FAMILIES, UNFIT, Family
 from .patch import Handle, patch, unpatch
-from .sites import PRESETS, Reduce, Site
+from .sites import PRESETS, Reduction, Site
 from .stats import PrefillStats, SiteStats
 
 __all__ = [
@@ -27,7 +30,7 @@ __all__ = [
     "Family",
     "Handle",
     "PrefillStats",
-    "Reduce",
+    "Reduction",
     "Site",
     "SiteStats",
     "patch",

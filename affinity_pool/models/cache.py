@@ -1,27 +1,19 @@
 """The KV cache after a pooled prefill: from each site on, its layers hold fewer columns than the caller has tokens.
 
 ``generate`` and the caller keep counting their own tokens, so ``PooledCache`` answers in those where they ask and in
-columns where masks are built. ``SiteState`` is what decoding needs to know about the layers from one site to the next.
+columns where masks are built.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from .calls import innermost
-
-if TYPE_CHECKING:
-    from .patch import Handle
-    from .sites import Positions
-
-PooledBy = tuple[tuple[int, ...], "Positions"]
-"""The layers of the sites of a patch, and its positions: a cache is continued by any patch that has the same."""
+from .keys import SiteState
+from .running import Patched, PooledBy, Prefill, innermost
 
 # What layers call it in transformers 4.55; what models call it, and layers from 4.56 on; what both call it since 5.24,
 # where models still take the second. Oldest first: a version may carry along, unused, a name it does not know yet.
@@ -33,40 +25,9 @@ def cache_of(kwargs: dict[str, Any]) -> Any:
     return next((kwargs[name] for name in CACHE_KEYWORDS if name in kwargs), None)
 
 
-@dataclass
-class SiteState:
-    """The keys of the layers from a site on, as its prefill left them."""
-
-    removed: int
-    """Columns the caller has more than these layers."""
-    valid: Tensor | None
-    """``[B, columns]`` bool, False in padding; later columns are all valid. None where nothing is padding."""
-    shift: Tensor | None
-    """``[B, 1]`` how far the caller's positions run ahead of these layers'; None where they are the same."""
-
-    def valid_keys(self, keys: int, turn: Tensor | None) -> Tensor | None:
-        """Padding of all ``keys`` columns, once a call whose own columns are ``turn`` (None: all valid) is in."""
-        if turn is not None:
-            past = keys - turn.shape[1]
-            before = turn.new_ones(turn.shape[0], past) if self.valid is None else self._grown(past)
-            self.valid = torch.cat([before, turn.to(before.device)], 1)
-        return None if self.valid is None else self._grown(keys)
-
-    def _grown(self, keys: int) -> Tensor:
-        assert self.valid is not None
-        return F.pad(self.valid, (0, keys - self.valid.shape[1]), value=True)
-
-    def select(self, rows: Tensor) -> None:
-        """Follow the batch to these rows, as the keys do."""
-        if self.valid is not None:
-            self.valid = self.valid[rows.to(self.valid.device)]
-        if self.shift is not None:
-            self.shift = self.shift[rows.to(self.shift.device)]
-
-
-def check_owner(pooled_by: PooledBy, handle: Handle | None) -> None:
+def check_owner(pooled_by: PooledBy, patched: Patched | None) -> None:
     """Raise unless the patch at work is one that can continue a cache of ``pooled_by``."""
-    if handle is None or handle.pooled_by != pooled_by:
+    if patched is None or patched.pooled_by != pooled_by:
         layers, positions = pooled_by
         raise RuntimeError(
             "this KV cache was pooled by affinity_pool.patch, and no patch like that is at work in this call: its "
@@ -78,7 +39,7 @@ def check_owner(pooled_by: PooledBy, handle: Handle | None) -> None:
 class PooledCache(DynamicCache):
     """A ``DynamicCache`` that a patched model has pooled. Only a model patched alike can continue it."""
 
-    sites: dict[int, SiteState]
+    states: dict[int, SiteState]
     audio: Tensor
     """``[B, L]`` bool: the audio tokens of the prefill, in the caller's columns."""
     mask: Tensor | None
@@ -86,19 +47,14 @@ class PooledCache(DynamicCache):
     pooled_by: PooledBy
 
     @classmethod
-    def adopt(cls, cache: DynamicCache, pooled_by: PooledBy, audio: Tensor, mask: Tensor | None) -> PooledCache:
+    def adopt(cls, cache: Any, call: Prefill) -> None:
         """Turn the cache of a running prefill into a pooled one, in place: the caller holds this very object."""
         if not isinstance(cache, cls):
             cache.__class__ = cls
-            cache.sites, cache.audio, cache.pooled_by = {}, audio, pooled_by  # type: ignore[attr-defined]
-            cache.mask = mask  # type: ignore[attr-defined]
+            cache.audio, cache.mask, cache.pooled_by = call.caller_audio, call.mask, call.patched.pooled_by
             for layer in cache.layers:
                 layer.__class__ = DynamicLayer  # one with a window that never cuts is no other
-        return cache  # type: ignore[return-value]
-
-    def check_owner(self, handle: Handle | None) -> None:
-        """Raise unless the patch at work is one that can continue this cache."""
-        check_owner(self.pooled_by, handle)
+        cache.states = call.states
 
     def check_history(self, mask: Tensor) -> None:
         """Raise if the mask of the caller's tokens so far is not the prefill's: merged tokens cannot be hidden."""
@@ -111,13 +67,13 @@ class PooledCache(DynamicCache):
             )
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.check_owner(innermost())
+        check_owner(self.pooled_by, innermost())
         return super().update(*args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of the caller for layer 0, which is what ``generate`` asks for; columns for any other."""
         columns = self.columns(layer_idx)
-        return columns + self.sites[0].removed if layer_idx == 0 and 0 in self.sites and columns else columns
+        return columns + self.states[0].removed if layer_idx == 0 and 0 in self.states and columns else columns
 
     def columns(self, layer_idx: int) -> int:
         """Columns this layer holds."""
@@ -139,7 +95,7 @@ class PooledCache(DynamicCache):
             )
         for layer in self.layers:
             layer.crop(-drop)  # type: ignore[union-attr]  # adopted with plain DynamicLayers only
-        for index, state in self.sites.items():
+        for index, state in self.states.items():
             if state.valid is not None:
                 state.valid = state.valid[:, : self.columns(index)]
 
@@ -154,7 +110,7 @@ class PooledCache(DynamicCache):
         """Forget everything: an ordinary, empty ``DynamicCache`` again."""
         self.layers = [type(layer)() for layer in self.layers]  # reset() of transformers 4 keeps the lengths
         self.__class__ = DynamicCache  # type: ignore[assignment]
-        del self.sites, self.audio, self.mask, self.pooled_by
+        del self.states, self.audio, self.mask, self.pooled_by
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # says LongTensor, takes any
@@ -169,7 +125,7 @@ class PooledCache(DynamicCache):
         self._select(indices)
 
     def _select(self, rows: Tensor) -> None:
-        for state in self.sites.values():
+        for state in self.states.values():
             state.select(rows)
         self.audio = self.audio[rows.to(self.audio.device)]
         if self.mask is not None:

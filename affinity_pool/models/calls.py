@@ -1,91 +1,60 @@
-"""The forwards of patched models that are under way. Each belongs to its thread, and is gone when it returns or raises.
-
-Hooks ask :func:`current` what the call is that they run in: a prefill with audio, the continuation of a pooled cache,
-or one with nothing to do. None means that a patched decoder was called around its model.
-"""
+"""How a family's code calls its decoder layers: what a patch asks to tell calls apart and to carry on after a site."""
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from .stats import SiteRecord
+from .running import Call, Continuation, Patched, PooledCall, Prefill
 
-if TYPE_CHECKING:
-    from .cache import PooledCache
-    from .patch import Handle
+AUDIO_POSITIONS = "audio_positions"
+"""What a patched model's forward takes besides: ``[B, T]`` bool, which of ``inputs_embeds`` are audio."""
 
-
-@dataclass
-class Call:
-    """A forward of a patched model; of this very class if there is nothing to do in it."""
-
-    override: dict[str, Any] = field(default_factory=dict, kw_only=True)
-    """What layers get instead of the caller's, from the last site on."""
-    passed: list[int] = field(default_factory=list, kw_only=True)
-    """Layers whose hooks have run."""
+HookResult = tuple[tuple[Any, ...], dict[str, Any]] | None
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], HookResult]
+"""Of a module, its positional and its keyword arguments; what to call it with instead, None: with the same."""
 
 
-@dataclass
-class Prefill(Call):
-    """A call that carries audio, as far as the layers have come."""
+class Calls(ABC):
+    """The calls of one patched model. A class of these is what a family is given for ``calls``."""
 
-    audio: Tensor
-    """``[B, T]`` bool, audio tokens among the columns entering the next site."""
-    mask: Tensor | None
-    caller_audio: Tensor
-    lengths: Tensor | None = None
-    before: list[int] | None = None
-    positions: Tensor | None = None
-    """``[..., B or 1, T]`` what the rotary embedding was given, of the columns entering the next site."""
-    shift: Tensor | None = None
-    """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
-    records: list[SiteRecord] = field(default_factory=list)
+    def __init__(self, patched: Patched) -> None:
+        self.patched = patched
 
+    @abstractmethod
+    def begin(self, kwargs: dict[str, Any]) -> Call:
+        """What a forward of the model with these arguments is. One that cannot be pooled is refused, in words."""
 
-@dataclass
-class Continuation(Call):
-    """A call on top of a pooled cache."""
+    @abstractmethod
+    def prefill_from(
+        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        """Set what layers get from ``layer`` on (``call.override``), and note what decoding needs (``call.states``).
 
-    cache: PooledCache
-    turn: Tensor | None
-    positions: Tensor | None = None
-    """``[..., B or 1, queries]`` what the rotary embedding was given."""
+        Args:
+            call: where the call is. Positions are renumbered already if they are to be; else they are as before.
+            layer: the site's, at which columns have merged.
+            starts: ``[B, width]``, the column at which each pooled one begins.
+            lengths: ``[B]`` int32, the pooled columns of each row, which end at the right; None: none is padding.
+            hidden: ``[B, T, D]`` what entered the layer.
+            kwargs: the keyword arguments of the layer.
+        """
 
+    @abstractmethod
+    def continue_from(self, call: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        """Set what layers get from ``layer`` on, at a site whose keys have merged in the prefill."""
 
-class _Running(threading.local):
-    """Of this thread, innermost last: a forward may be started inside another one, of the same model or another."""
+    def end(self, call: PooledCall, output: Any) -> Any:
+        """What the model's forward returns, made of what it returned."""
+        return output
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[Handle, Call]] = []
+    def hooks(self) -> Iterable[tuple[nn.Module, Hook]]:
+        """Pre-hooks needed besides those on the decoder and its layers, which run before them."""
+        return ()
 
-
-_running = _Running()
-
-
-def enter(handle: Handle, call: Call) -> list[tuple[Handle, Call]]:
-    """From here on hooks of ``handle`` run in ``call``, in this thread; :func:`leave` takes what is returned."""
-    outer = _running.calls
-    _running.calls = [*outer, (handle, call)]
-    return outer
-
-
-def leave(outer: list[tuple[Handle, Call]]) -> None:
-    """End the innermost call, however it ended, and those inside it that never did."""
-    _running.calls = outer
-
-
-def current(handle: Handle) -> Call | None:
-    """The innermost call of this patch in this thread; None outside of any."""
-    for owner, call in reversed(_running.calls):
-        if owner is handle:
-            return call
-    return None
-
-
-def innermost() -> Handle | None:
-    """The patch whose model is running in this thread; the innermost if several are."""
-    return _running.calls[-1][0] if _running.calls else None
+    def depths(self) -> list[int]:
+        """For each layer that keeps keys, the last layer whose site its input has passed."""
+        return list(range(len(self.patched.decoder.layers)))

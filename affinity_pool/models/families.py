@@ -2,38 +2,40 @@
 
 The defaults fit models that join an audio tower to a decoder called ``language_model`` and replace placeholder tokens
 in ``input_ids`` by audio embeddings before the first decoder layer. Models that add audio to every token, or attend to
-it by cross-attention, have no audio positions to pool: ``UNFIT`` names them with the reason.
+it by cross-attention, have no audio positions to pool: ``UNFIT`` names them with the reason. See docs/extending.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from .patch import Handle
+from .calls import Calls
+from .kimi_audio import KimiAudioCalls, no_audio_token_id
+from .running import Patched
+from .transformers_calls import TransformersCalls
 
 HOP = 0.01  # seconds from one mel frame to the next in the feature extractor of every family here
 
 
-def holder(model: Any) -> Any:
+def inner_model(model: Any) -> Any:
     """The module that holds encoder and decoder: the model itself in transformers 4, inside the head since."""
     return model.model if hasattr(getattr(model, "model", None), "language_model") else model
 
 
 def language_model(model: Any) -> Any:
     """The decoder: the module that holds ``layers`` and ``rotary_emb``."""
-    joined = holder(model)
-    decoder = joined.language_model if hasattr(joined, "language_model") else joined.model
+    inner = inner_model(model)
+    decoder = inner.language_model if hasattr(inner, "language_model") else inner.model
     return decoder if hasattr(decoder, "layers") else decoder.model  # transformers 4 keeps the head in between
 
 
 def audio_tower(model: Any) -> Any:
     """The encoder, without the projector behind it; None where the model has none by this name."""
-    return getattr(holder(model), "audio_tower", None)
+    return getattr(inner_model(model), "audio_tower", None)
 
 
 def audio_token_id(config: Any) -> int:
@@ -42,7 +44,7 @@ def audio_token_id(config: Any) -> int:
     return config.audio_token_index if token is None else token
 
 
-def unsaid(config: Any) -> None:
+def unknown(config: Any) -> None:
     """A family that does not say how long an audio token lasts."""
 
 
@@ -83,12 +85,12 @@ class Family:
     """Keyword of the model's forward that carries the audio: a call without it is text or decoding."""
     decoder: Callable[[Any], Any] = language_model
     audio_token_id: Callable[[Any], int] = audio_token_id
-    token_seconds: Callable[[Any], float | None] = unsaid
+    token_seconds: Callable[[Any], float | None] = unknown
     """Of the model's config: the seconds that one audio token stands for, None where that cannot be said."""
     encoder: Callable[[Any], torch.nn.Module | None] = audio_tower
     """Of the model: the module that makes embeddings of features, None where the model has none."""
-    handle: Callable[..., Handle] | None = None
-    """What patches a model whose layers are not called as those of transformers; None: :class:`Handle`."""
+    calls: Callable[[Patched], Calls] = TransformersCalls
+    """How its layers are called."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -98,14 +100,23 @@ FAMILIES: dict[str, Family] = {
     "musicflamingo": Family(token_seconds=conv_and_pool),
     "glmasr": Family(token_seconds=conv_and_stack),
     "qwen3_asr": Family(token_seconds=three_convs_in_chunks),
-    "granite_speech": Family(token_seconds=conformer_and_queries, encoder=lambda model: holder(model).encoder),
-    "granite_speech_plus": Family(token_seconds=conformer_and_queries, encoder=lambda model: holder(model).encoder),
+    "granite_speech": Family(token_seconds=conformer_and_queries, encoder=lambda model: inner_model(model).encoder),
+    "granite_speech_plus": Family(
+        token_seconds=conformer_and_queries, encoder=lambda model: inner_model(model).encoder
+    ),
     "qwen2_5_omni_thinker": Family(token_seconds=conv_and_pool),
     "phi4_multimodal": Family(
         "audio_input_features",
         audio_token_id=lambda config: config.audio_config.audio_token_id,
         token_seconds=conv_subsampling,
         encoder=lambda model: model.model.embed_tokens_extend.audio_embed.encoder,
+    ),
+    "kimi_audio": Family(
+        "whisper_input_feature",
+        audio_token_id=no_audio_token_id,
+        token_seconds=lambda config: 0.08,  # four of Whisper's embeddings, side by side
+        encoder=lambda model: None,  # Whisper belongs to the code that makes the prompt
+        calls=KimiAudioCalls,
     ),
 }
 

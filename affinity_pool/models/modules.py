@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-
-if TYPE_CHECKING:
-    from .patch import Handle
 
 _HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
 
@@ -31,13 +28,13 @@ class PatchedModule(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         made, (kind, *rest), state, *more = reduced
-        if _plain(kind) is not kind:
+        if _unpatched(kind) is not kind:
             # not copyreg.__newobj__, which pickle allows for an object's present class alone
-            made, kind, rest = copyreg._reconstructor, _plain(kind), [object, None]  # type: ignore[attr-defined]
+            made, kind, rest = copyreg._reconstructor, _unpatched(kind), [object, None]  # type: ignore[attr-defined]
         return made, (kind, *rest), type(self)._affinity_pool.without(self, state), *more
 
 
-def _plain(kind: Any) -> Any:
+def _unpatched(kind: Any) -> Any:
     """A class as it was before any patch."""
     while "_affinity_pool" in vars(kind):
         kind = kind.__bases__[-1]
@@ -47,17 +44,16 @@ def _plain(kind: Any) -> Any:
 class Changes:
     """Everything that one patch has changed in modules."""
 
-    def __init__(self, handle: Handle) -> None:
-        self.handle = handle
-        self.patched: dict[nn.Module, type[nn.Module]] = {}
+    def __init__(self) -> None:
+        self.classes: dict[nn.Module, type[nn.Module]] = {}
         """The class of its own that each module has got; its last base is the one it had."""
         self._hooks: list[tuple[nn.Module, RemovableHandle]] = []
         self._forward: tuple[nn.Module, Any, Any] | None = None
 
     @property
-    def stand(self) -> bool:
-        """Whether they have not been undone."""
-        return bool(self.patched)
+    def undone(self) -> bool:
+        """Whether nothing of them is left."""
+        return not self.classes
 
     def hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         """Call ``hook(module, args, kwargs)`` before each forward of a module; it may return what to call instead."""
@@ -93,18 +89,18 @@ class Changes:
             module, before, wrapped = self._forward
             if vars(module).get("forward") is wrapped:
                 _restore(vars(module), before)
-        for module, patched in self.patched.items():
-            if type(module) is patched:  # else others have derived a class of theirs from it
-                module.__class__ = patched.__bases__[-1]
-        self._hooks, self._forward, self.patched = [], None, {}
+        for module, own in self.classes.items():
+            if type(module) is own:  # else others have derived a class of theirs from it
+                module.__class__ = own.__bases__[-1]
+        self._hooks, self._forward, self.classes = [], None, {}
 
     def _mark(self, module: nn.Module) -> None:
-        if module in self.patched:
+        if module in self.classes:
             return
         kind = type(module)
         bases = (kind,) if issubclass(kind, PatchedModule) else (PatchedModule, kind)
         names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self}
-        module.__class__ = self.patched[module] = type(kind.__name__, bases, names)
+        module.__class__ = self.classes[module] = type(kind.__name__, bases, names)
 
 
 def _restore(state: dict[str, Any], forward: Any) -> None:
@@ -114,7 +110,7 @@ def _restore(state: dict[str, Any], forward: Any) -> None:
         state["forward"] = forward
 
 
-def patch_of(module: nn.Module) -> Handle | None:
-    """The patch that a module belongs to, if any."""
+def changes_to(module: nn.Module) -> Changes | None:
+    """Those of the patch that a module belongs to, if any."""
     changes = getattr(type(module), "_affinity_pool", None)
-    return changes.handle if changes is not None and module in changes.patched else None
+    return changes if changes is not None and module in changes.classes else None

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .cache import PooledCache, cache_of
-from .families import Family
 from .masks import is_supported
 
 
@@ -29,22 +28,18 @@ def check_decoder(decoder: Any) -> None:
         )
 
 
-def check_prefill(kwargs: dict[str, Any], family: Family, decoder: Any) -> None:
+def check_prefill(kwargs: dict[str, Any], features: str, decoder: Any) -> None:
     """Refuse, before anything is computed, what a prefill with audio cannot do while it is pooled."""
     mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
     implementation = decoder.config._attn_implementation
     if cache is not None:
         _check_cache(cache, _longest(decoder))
-    if kwargs.get("input_ids") is None and kwargs.get(family.features) is not None:
+    if kwargs.get("input_ids") is None and kwargs.get(features) is not None:
         raise NotImplementedError(
             "audio positions are found in input_ids, which this call does not pass: pass input_ids instead of "
             "inputs_embeds, or no features but audio_positions beside inputs_embeds that hold the audio"
         )
-    if kwargs.get("labels") is not None:
-        raise NotImplementedError(
-            "labels cannot be used while pooling: the logits are shorter than the labels. "
-            "Compute the loss from the logits yourself, or remove the patch"
-        )
+    check_labels(kwargs)
     if isinstance(kwargs.get("logits_to_keep"), Tensor):
         raise NotImplementedError(
             "logits_to_keep must be an int while pooling, how many of the last columns: pooled columns are not those "
@@ -66,20 +61,29 @@ def check_prefill(kwargs: dict[str, Any], family: Family, decoder: Any) -> None:
         )
 
 
+def check_labels(kwargs: dict[str, Any]) -> None:
+    """Refuse to compute a loss: it would compare columns that do not belong together."""
+    if kwargs.get("labels") is not None:
+        raise NotImplementedError(
+            "labels cannot be used while pooling: the logits are shorter than the labels. "
+            "Compute the loss from the logits yourself, or remove the patch"
+        )
+
+
 def _longest(decoder: Any) -> int:
     """Tokens the decoder can hold; a sliding window that is no narrower never cuts anything."""
     return getattr(decoder.config, "max_position_embeddings", sys.maxsize)
 
 
 def _check_cache(cache: Any, longest: int) -> None:
-    def grows(layer: Any) -> bool:
+    def keeps_all(layer: Any) -> bool:
         return type(layer) is DynamicLayer or (
             isinstance(layer, DynamicLayer) and getattr(layer, "sliding_window", 0) >= longest
         )
 
-    plain = type(cache) in (DynamicCache, PooledCache) and all(map(grows, cache.layers))
-    if not plain or getattr(cache, "offloading", False):
-        kind = "an offloaded one" if plain else type(cache).__name__
+    fits = type(cache) in (DynamicCache, PooledCache) and all(map(keeps_all, cache.layers))
+    if not fits or getattr(cache, "offloading", False):
+        kind = "an offloaded one" if fits else type(cache).__name__
         raise NotImplementedError(
             f"pooling needs a DynamicCache of plain layers, which may differ in length, got {kind}: static, "
             "sliding-window, quantised and offloaded caches do not work. Leave cache_implementation out, and pass "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import Tensor
 
@@ -20,24 +20,8 @@ Positions = Literal["keep", "compact"]
 FILE = "affinity_pool.json"
 
 
-class Reduce(Protocol):
-    """What may stand in for :func:`affinity_pool.pool_padded` at a site: same arguments, same result.
-
-    Rows that are not ``mergeable`` must come back as they are, in order. ``segment_ids`` is -1 for a row that goes
-    nowhere, and a kept row's rotary phase is that of the first row with its id: a reduction that drops rows marks the
-    dropped ones -1.
-    """
-
-    def __call__(
-        self,
-        x: Tensor,
-        lengths: Tensor | None = None,
-        *,
-        mergeable: Tensor | None = None,
-        threshold: float = 0.8,
-        window: int = 3,
-        left_padded: bool = False,
-    ) -> PooledPadded: ...
+Reduction = Callable[[Tensor, Tensor | None, Tensor], PooledPadded]
+"""A method of one's own: takes what :meth:`Site.reduce` takes, returns what it returns; see docs/extending.md."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +31,8 @@ class Site:
     layer: int
     threshold: float = 0.8
     window: int = 3
-    reduce: Reduce = pool_padded
+    reduction: Reduction | None = None
+    """What is done there instead of Affinity Pooling, to which threshold and window belong."""
 
     def __post_init__(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, int):
@@ -56,6 +41,25 @@ class Site:
             raise ValueError(f"layer must be 0 (the input site) or more, got {self.layer}")
         check_rule(self.threshold, self.window)
         float(self.threshold)  # raises OverflowError: an integer that no float can hold
+
+    def reduce(self, x: Tensor, lengths: Tensor | None, mergeable: Tensor) -> PooledPadded:
+        """What goes on from here.
+
+        Args:
+            x: ``[B, T, D]`` what enters the layer, padded on the left.
+            lengths: ``[B]`` int32, the rows of each sequence that are not padding; None: all are.
+            mergeable: ``[B, T]`` bool, the audio tokens among the rows.
+
+        Returns:
+            As :func:`affinity_pool.pool_padded` with ``left_padded=True``. Text is passed on as it is, in order. A row
+            that goes nowhere has -1 in ``segment_ids``; what is passed on has the rotary phase of the first row with
+            its id.
+        """
+        if self.reduction is not None:
+            return self.reduction(x, lengths, mergeable)
+        return pool_padded(
+            x, lengths, mergeable=mergeable, threshold=self.threshold, window=self.window, left_padded=True
+        )
 
 
 # (threshold at the input, threshold at the deep layer) of the paper's Dual Affinity Pooling on Qwen2-Audio.

@@ -1,19 +1,11 @@
 """The paper's study, and the demo. Needs the extra ``affinity_pool[study]``.
 
-What is heard: ``data``. Who hears it: ``lslm``, asked through ``prompts``. What is done to it: ``reductions``, beside
-the pooling of :mod:`affinity_pool.models`. How it is run: ``runs`` (batches, resuming, processes), ``conditions`` (the
-same recordings under each). What it comes to: ``metrics``, ``scores``, ``flops``, ``ttft``, ``groups``. Who shows it:
-``report``.
+A room for each experiment is in ``experiments``: its run, its page and its command. What they share:
 
-On these stand the experiments, a module and a command each: ``demo``, ``evaluate``, ``oracle``, ``probe``,
-``dynamics``, ``calibrate`` and ``cost``.
+- ``subject``: the model under study; ``prompts``: how each family is asked;
+- ``data``: recordings, manifests, data sets, word times;
+- ``reductions``: what stands in for Affinity Pooling; ``groups``: which audio tokens a token stands for;
+- ``runs``: batches of recordings under several conditions, kept in a folder, resumed, shared by processes;
+- ``metrics``: how right an answer is, with intervals; ``efficiency``: operations and time to first token;
+- ``report``: pages and charts. It knows no experiment.
 """
-
-from pathlib import Path
-
-BUNDLED = Path(__file__).parents[2] / "examples" / "tiny-lslm"
-"""The bundled model and recordings, in a source checkout."""
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used. The message says what, and what would do; commands print it as it is."""

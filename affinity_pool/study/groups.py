@@ -1,13 +1,21 @@
-"""Follow audio tokens through the sites: which group each one ends up in, all the way from the encoder's frames."""
+"""Follow audio tokens through the sites: which group each one ends up in, all the way from the encoder's frames.
+
+A :class:`Picture` is all that ``report.groups_picture`` draws of one recording.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .data.manifest import Word
 
 
 class SiteMap(Protocol):
@@ -67,3 +75,33 @@ def containing(inner: Sequence[Span], outer: Sequence[Span]) -> list[int | None]
             at += 1
         found.append(at if at < len(outer) and outer[at].start <= span.start else None)
     return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of bars: the audio tokens, or the groups left after a site."""
+
+    name: str
+    detail: str
+    spans: Sequence[Span]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All that is drawn."""
+
+    title: str
+    mel: np.ndarray
+    """``[bins, frames]`` log-mel spectrogram of the recording, without the padding."""
+    seconds: float
+    frame_seconds: float
+    words: Sequence[Word]
+    rows: Sequence[Row]
+    """The encoder's tokens, then what is left after each site."""
+    independent: bool = False
+    """Each row is made of the first one, not of the row before."""
+
+    @property
+    def end(self) -> float:
+        """Seconds at the right edge: the last token may reach past the recording."""
+        return max(self.seconds, self.rows[0].spans[-1].end * self.frame_seconds)

@@ -20,7 +20,7 @@ import torch
 from affinity_pool.models import SiteStats
 from affinity_pool.models.sites import load
 from affinity_pool.provenance import provenance
-from affinity_pool.study.reductions import drop_uniformly
+from affinity_pool.study.reductions import uniform_drop
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from evaluate import LONGEST_ANSWER
@@ -151,7 +151,7 @@ def report(bench: Bench, checkpoint: Path, sets: Sequence[str], out: Path) -> No
             for inputs, wanted in bench.batches(name, task):
                 bench.ask(inputs, wanted, (), plain)
                 stats = bench.ask(inputs, wanted, sites, pooled)
-                same_counts = [Site(s.layer, reduce=drop_uniformly(torch.tensor(s.audio_after))) for s in stats]
+                same_counts = [Site(s.layer, reduction=uniform_drop(torch.tensor(s.audio_after))) for s in stats]
                 bench.ask(inputs, wanted, same_counts, dropped)
             assert dropped.kept == pooled.kept
             row = {
@@ -161,8 +161,8 @@ def report(bench: Bench, checkpoint: Path, sets: Sequence[str], out: Path) -> No
                 "utterances": len(plain.words),
                 "words": sum(plain.words),
                 "retention": {str(layer): share for layer, share in pooled.retention().items()},
-                "error": {"vanilla": plain.error, "pooled": pooled.error, "uniform_drop": dropped.error},
-                "pooled_minus_vanilla": difference(pooled, plain),
+                "error": {"unpooled": plain.error, "pooled": pooled.error, "uniform_drop": dropped.error},
+                "pooled_minus_unpooled": difference(pooled, plain),
                 "drop_minus_pooled": difference(dropped, pooled),
             }
             rows.append(row)

@@ -96,15 +96,16 @@ def test_contenders_of_the_gpu_suites_exist() -> None:
 
 def test_a_prefill_is_measured(backend: str) -> None:
     pytest.importorskip("transformers", reason="needs transformers")
-    from affinity_pool.study.cost.architectures import random_model, tiny
-    from affinity_pool.study.cost.measure import Options, measure
-    from affinity_pool.study.cost.prompts import forced_cases
+    from affinity_pool.study.experiments.cost.architectures import random_model, tiny
+    from affinity_pool.study.experiments.cost.measure import Options, measure
+    from affinity_pool.study.experiments.cost.prompts import forced_cases
+    from affinity_pool.study.subject.subject import Subject
 
-    model = random_model(tiny(), torch.device("cuda"), torch.bfloat16)
-    for case in [*forced_cases(model, [1.0], [1]), *forced_cases(model, [5.0], [3])]:
-        record = measure(model, case, Options(rounds=6, new_tokens=3, idle=True))
-        vanilla, pooled = record["dynamic_bytes"]
-        assert 0 < pooled <= vanilla
+    subject = Subject(random_model(tiny(), torch.device("cuda"), torch.bfloat16))
+    for case in [*forced_cases(subject, [1.0], [1]), *forced_cases(subject, [5.0], [3])]:
+        record = measure(subject, case, Options(rounds=6, new_tokens=3, idle=True))
+        unpooled, pooled = record["dynamic_bytes"]
+        assert 0 < pooled <= unpooled
         assert record["kv_bytes"][1] < record["kv_bytes"][0]
         for parts in record["parts"].values():
             assert all(seconds >= 0 for seconds in parts.values())

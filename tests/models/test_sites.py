@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,19 +115,31 @@ def test_stats_of_a_second_site_in_a_prompt_that_ends_in_audio_do_not_count_padd
 # Other reductions at a site.
 
 
-def drop_at_same_counts(x, lengths=None, *, mergeable=None, threshold=0.8, window=3, left_padded=False):
+def drop_at_same_counts(site):
     """Keep the first token of each group Affinity Pooling would form, and drop the others."""
-    pooled = pool_padded(x, lengths, mergeable=mergeable, threshold=threshold, window=window, left_padded=left_padded)
-    ids = pooled.segment_ids
-    opens = (ids >= 0) & (ids != torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1))
-    values = torch.zeros_like(x)
-    rows = opens.nonzero()
-    values[rows[:, 0], ids[opens].long()] = x[opens]
-    return PooledPadded(values, pooled.lengths, ids.masked_fill(~opens, -1), (pooled.counts > 0).int())
+
+    def reduction(x, lengths, mergeable):
+        pooled = site.reduce(x, lengths, mergeable)
+        ids = pooled.segment_ids
+        opens = (ids >= 0) & (ids != torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1))
+        values = torch.zeros_like(x)
+        rows = opens.nonzero()
+        values[rows[:, 0], ids[opens].long()] = x[opens]
+        return PooledPadded(values, pooled.lengths, ids.masked_fill(~opens, -1), (pooled.counts > 0).int())
+
+    return replace(site, reduction=reduction)
+
+
+def test_a_site_pools_by_its_own_threshold_and_window():
+    x, lengths = torch.randn(2, 30, 4), torch.tensor([30, 11], dtype=torch.int32)
+    audio = torch.rand(2, 30) < 0.8
+    expected = pool_padded(x, lengths, mergeable=audio, threshold=0.3, window=2, left_padded=True)
+    for part, wanted in zip(Site(1, 0.3, 2).reduce(x, lengths, audio), expected, strict=True):
+        assert torch.equal(part, wanted)
 
 
 def test_a_site_can_reduce_otherwise_and_keeps_the_phases_of_the_rows_kept(any_model, speech):
-    sites = [Site(0, 0.7, 1, reduce=drop_at_same_counts), Site(2, 0.6, 3, reduce=drop_at_same_counts)]
+    sites = [drop_at_same_counts(site) for site in DUAL]
     with patch(any_model, DUAL) as handle:
         pooled = any_model(**speech).logits
         kept = handle.stats.sites[0].audio_after
@@ -141,7 +154,7 @@ def test_a_site_can_reduce_otherwise_and_keeps_the_phases_of_the_rows_kept(any_m
 def test_dropping_rows_equals_never_having_had_them_where_attention_is_all_that_sees_positions(model):
     """Drop the clip's second half at the input: the model must then see the prompt without it, phases apart."""
 
-    def first_half(x, lengths=None, *, mergeable, **_):
+    def first_half(x, lengths, mergeable):
         audio = mergeable[0].nonzero().flatten()
         stays = torch.ones(x.shape[1], dtype=torch.bool)
         stays[audio[len(audio) // 2 :]] = False
@@ -164,6 +177,6 @@ def test_dropping_rows_equals_never_having_had_them_where_attention_is_all_that_
     hook.remove()
     for positions, phases in (("keep", stays.nonzero().flatten()[None]), ("compact", None)):
         hidden = decoder(inputs_embeds=caught[0][:, stays], position_ids=phases, use_cache=True).last_hidden_state
-        with patch(model, [Site(0, reduce=first_half)], positions=positions):
+        with patch(model, [Site(0, reduction=first_half)], positions=positions):
             logits = model(**row).logits
         torch.testing.assert_close(logits, model.get_output_embeddings()(hidden), rtol=1e-3, atol=1e-3)

@@ -12,7 +12,7 @@ from random_speech import DUAL, SPEECH, speech_model, tokens
 from torch import nn
 
 from affinity_pool.models import patch, unpatch
-from affinity_pool.models.families import holder
+from affinity_pool.models.families import inner_model
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_accelerate_s_hooks_before_or_after_stay_in_place(own_model):
             return args, kwargs
 
     add_hook_to_module(own_model, Seen())
-    add_hook_to_module(holder(own_model).language_model, Seen())
+    add_hook_to_module(inner_model(own_model).language_model, Seen())
     with patch(own_model, DUAL):
         pooled = own_model(**SPEECH[0]).logits
         assert pooled.shape[1] < plain.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from affinity_pool.cli import app
+from affinity_pool.cli.commands import app
 
 
 def invoke(*arguments: object) -> tuple[int, str]:

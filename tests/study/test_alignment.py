@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import Audio, Utterance, Word, alignment, open_data
 from affinity_pool.study.data.alignment import word_times
+from affinity_pool.study.errors import InputError
 
 RATE = 16000
 HERE = open_data(None)

@@ -11,10 +11,11 @@ import torch
 
 from affinity_pool import patch
 from affinity_pool.models import Site
-from affinity_pool.study import InputError
-from affinity_pool.study.calibrate import (
+from affinity_pool.study.data import open_data
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.experiments.calibrate.run import (
     THRESHOLDS,
-    Budget,
+    CostBudget,
     Curves,
     Search,
     Trial,
@@ -26,10 +27,9 @@ from affinity_pool.study.calibrate import (
     promising,
     save,
 )
-from affinity_pool.study.conditions import divergence
-from affinity_pool.study.data import open_data
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import divergence
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_curves_tell_what_the_patch_then_leaves(lslm: Lslm, corpus: Path, tmp_pa
     windows = (1, 3)
     found = run(lslm, open_data(corpus), Plan("curves", "random", {}, 3), tmp_path, Curves(lslm, windows))
     utterance = open_data(corpus)[0]
-    record = next(record for record in found if record["utterance"] == utterance.id)
+    record = next(record for record in found.rows if record["utterance"] == utterance.id)
     inputs = lslm.inputs(utterance.load(lslm.rate), "transcribe")
     for layer, window, threshold in ((0, 1, THRESHOLDS[3]), (2, 3, THRESHOLDS[8]), (3, 1, THRESHOLDS[20])):
         with patch(lslm.model, [Site(layer, threshold, window)]) as handle:
@@ -57,7 +57,7 @@ def test_curves_tell_what_the_patch_then_leaves(lslm: Lslm, corpus: Path, tmp_pa
 
 def test_candidates_leave_known_shares_and_do_something() -> None:
     shares = np.concatenate([np.linspace(1, 0.02, len(THRESHOLDS)), np.ones(len(THRESHOLDS))])
-    curves = [{"audio_tokens": 100, "left": [(100 * shares).tolist()] * 2}, {"problem": "unreadable"}]
+    curves = [{"audio_tokens": 100, "left": [(100 * shares).tolist()] * 2}]
     sites = candidates(curves, (1, 3), (1,))
     assert {site.layer for site in sites} == {1}
     assert {site.window for site in sites} == {1}  # window 3 merges nothing in this made-up curve
@@ -68,22 +68,22 @@ def test_candidates_leave_known_shares_and_do_something() -> None:
 
 def test_the_best_within_the_budget_is_chosen_and_the_cheaper_of_equals() -> None:
     trials = [trial(0, 0.9, 0.9, 0.0), trial(1, 0.5, 0.79, 0.02), trial(2, 0.4, 0.7, 0.02), trial(3, 0.1, 0.5, 0.4)]
-    assert best(trials, Budget(flops=0.8)) is trials[2]
-    assert best(trials, Budget(retention=0.2)) is trials[3]
-    assert best(trials, Budget(flops=0.4)) is None
+    assert best(trials, CostBudget(flops=0.8)) is trials[2]
+    assert best(trials, CostBudget(retention=0.2)) is trials[3]
+    assert best(trials, CostBudget(flops=0.4)) is None
     assert frontier(trials) == [trials[3], trials[2], trials[0]]
 
 
 def test_pairs_are_proposed_where_no_site_alone_meets_the_budget(lslm: Lslm) -> None:
     alone = [trial(0, 0.8, 0.82, 0.01), trial(0, 0.3, 0.35, 0.5), trial(3, 0.2, 0.85, 0.0), trial(1, 0.2, 0.4, 0.9)]
-    proposed = promising(alone, Budget(flops=0.75), lslm.model.config, text_tokens=10, audio_tokens=200)
+    proposed = promising(alone, CostBudget(flops=0.75), lslm.config, text_tokens=10, audio_tokens=200)
     assert [site.layer for site in proposed[0]] == [0, 3]
     assert proposed[0][0] == alone[0].sites[0]
 
 
 def test_proposals_are_not_all_of_the_same_layers(lslm: Lslm) -> None:
     alone = [trial(3, share, 0.5, 0.001) for share in (0.5, 0.4, 0.3, 0.2)] + [trial(2, 0.3, 0.5, 0.2)]
-    proposed = promising(alone, Budget(flops=0.75), lslm.model.config, text_tokens=10, audio_tokens=200)
+    proposed = promising(alone, CostBudget(flops=0.75), lslm.config, text_tokens=10, audio_tokens=200)
     assert [site.layer for (site,) in proposed] == [3, 3, 2]
 
 
@@ -93,7 +93,7 @@ def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vanilla", "pooled", "share"),
+    ("unpooled", "pooled", "share"),
     [
         ("one two", "one two", 0),
         ("one two", "One, two.", 0),
@@ -102,8 +102,8 @@ def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
         ("a", "b" * 50, 1),
     ],
 )
-def test_disagreement_counts_changed_characters(vanilla: str, pooled: str, share: float) -> None:
-    assert disagreement({"answer": vanilla}, {"answer": pooled}, "answer") == pytest.approx(share)
+def test_disagreement_counts_changed_characters(unpooled: str, pooled: str, share: float) -> None:
+    assert disagreement({"answer": unpooled}, {"answer": pooled}, "answer") == pytest.approx(share)
 
 
 def test_divergence_is_zero_for_itself_and_torchs_otherwise() -> None:
@@ -129,19 +129,18 @@ def test_the_file_it_writes_is_one_that_patch_loads(lslm: Lslm, tmp_path: Path) 
 )
 def test_a_budget_is_one_share(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Budget(**options)
+        CostBudget(**options)
 
 
 @pytest.mark.parametrize("criterion", ["answer", "first-token"])
 def test_a_search_measures_what_it_proposes(lslm: Lslm, corpus: Path, tmp_path: Path, criterion: Any) -> None:
     def step(name: str, options: dict[str, Any], work: Any) -> Any:
         plan = Plan(name, "random", options, batch=3)
-        utterances = open_data(corpus)
-        return plan.facts(lslm, utterances), run(lslm, utterances, plan, tmp_path / criterion / name, work), {}
+        return run(lslm, open_data(corpus), plan, tmp_path / criterion / name, work)
 
-    found = Search(lslm, Budget(flops=0.9), criterion, (0, 2, 3), (3,), longest=3).run(step)
-    assert found.utterances == 5
-    assert len(found.unusable) == 2
+    found = Search(lslm, CostBudget(flops=0.9), criterion, (0, 2, 3), (3,), longest=3).run(step)
+    assert len({row["utterance"] for row in found.last.rows}) == 5
+    assert len(found.last.unusable) == 2
     assert {trial.sites[0].layer for trial in found.alone} <= {0, 2, 3}
     assert found.chosen is not None
     assert found.chosen in found.together

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import load_audio, open_data
+from affinity_pool.study.errors import InputError
 
 NOISE = 0.2 * np.random.default_rng(0).standard_normal(20000)
 KINDS = [

@@ -15,25 +15,26 @@ from commands import invoke
 
 from affinity_pool import Site, pool
 from affinity_pool.models import patch
-from affinity_pool.study import InputError
-from affinity_pool.study.cost import measure, parts
-from affinity_pool.study.cost.architectures import config_of, mid, qwen2_audio_7b, random_model, tiny
-from affinity_pool.study.cost.memory import peak_bytes
-from affinity_pool.study.cost.prompts import (
+from affinity_pool.study.data.audio import Audio
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.experiments.cost import measure, parts
+from affinity_pool.study.experiments.cost.architectures import config_of, mid, qwen2_audio_7b, random_model, tiny
+from affinity_pool.study.experiments.cost.forced import FINAL_RETENTION, INPUT_RETENTION, Forced, speech
+from affinity_pool.study.experiments.cost.memory import peak_bytes
+from affinity_pool.study.experiments.cost.prompts import (
     Case,
     Pooling,
     Prompt,
-    Recording,
+    Spoken,
     bucket_cases,
     forced_cases,
     inputs_of,
     length_cases,
 )
-from affinity_pool.study.cost.study import method, run
-from affinity_pool.study.cost.table import render
-from affinity_pool.study.data.audio import Audio
-from affinity_pool.study.forced import FINAL_RETENTION, INPUT_RETENTION, Forced, speech
-from affinity_pool.study.lslm import Lslm, load
+from affinity_pool.study.experiments.cost.run import method, run
+from affinity_pool.study.experiments.cost.table import render
+from affinity_pool.study.subject.lslm import Lslm, load
+from affinity_pool.study.subject.subject import Subject
 
 CPU = torch.device("cpu")
 BRIEF = measure.Options(rounds=6, new_tokens=2, idle=True)
@@ -49,8 +50,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return random_model(tiny(), CPU, torch.float32)
+def subject() -> Subject:
+    return Subject(random_model(tiny(), CPU, torch.float32))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +60,10 @@ def lslm(folder: Path) -> Lslm:
 
 
 @pytest.fixture(scope="module")
-def written(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cost") / "out"
-    cases = [*forced_cases(model, [1.0], [1]), *forced_cases(model, [5.0], [3])]
-    run(model, cases, BRIEF, method(model, "tiny", BRIEF, None), {}, out, echo=lambda _: None)
+    cases = [*forced_cases(subject, [1.0], [1]), *forced_cases(subject, [5.0], [3])]
+    run(subject, cases, BRIEF, method(subject, "tiny", BRIEF, None), {}, out, echo=lambda _: None)
     return out
 
 
@@ -71,10 +72,10 @@ def summary(written: Path) -> dict[str, Any]:
     return json.loads((written / "summary.json").read_text())
 
 
-def recordings(lslm: Lslm, *seconds: float) -> list[Recording]:
+def recordings(lslm: Lslm, *seconds: float) -> list[Spoken]:
     noise = np.random.default_rng(0)
     return [
-        Recording(Audio(noise.standard_normal(round(s * lslm.rate)).astype(np.float32), lslm.rate), "transcribe")
+        Spoken(Audio(noise.standard_normal(round(s * lslm.rate)).astype(np.float32), lslm.rate), "transcribe")
         for s in seconds
     ]
 
@@ -110,31 +111,31 @@ def test_a_batch_is_uneven_after_pooling_and_right_on_average() -> None:
 @pytest.mark.parametrize("window", [1, 3])
 def test_made_rows_pool_to_the_groups_planned(window: int) -> None:
     spoken = speech(qwen2_audio_7b(), 40, 2)
-    forced = Forced.at(spoken, 0, 256, torch.bfloat16, CPU)
-    pooled = forced(forced.rows, forced.lengths, mergeable=forced.audio, window=window, left_padded=True)
+    forced = Forced.at(Site(0, window=window), spoken, 0, 256, torch.bfloat16, CPU)
+    pooled = forced(forced.rows, forced.lengths, forced.audio)
     assert pooled.lengths.tolist() == spoken.tokens(1)
     row = forced.rows[1, forced.rows.shape[1] - spoken.tokens(0)[1] :]
     assert pool(row, mergeable=forced.audio[1, -len(row) :], window=window).counts.shape[0] == spoken.tokens(1)[1]
 
 
 def test_rows_for_another_shape_are_refused() -> None:
-    forced = Forced.at(speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
+    forced = Forced.at(Site(0), speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
     with pytest.raises(RuntimeError, match=r"rows were made for \[1, 57, 64\] torch.float32, got \[1, 56, 64\]"):
-        forced(forced.rows[:, 1:])
+        forced(forced.rows[:, 1:], forced.lengths, forced.audio[:, 1:])
 
 
-def test_a_prefill_off_its_plan_is_not_timed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    unmerged = Forced.at(speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
+def test_a_prefill_off_its_plan_is_not_timed(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    unmerged = Forced.at(Site(0), speech(tiny(), 1.0, 1), 0, 64, torch.float32, CPU)
     unmerged.rows.copy_(torch.randn(unmerged.rows.shape))
     monkeypatch.setattr(Forced, "at", lambda *_: unmerged)
     with pytest.raises(RuntimeError, match=r"tokens after the sites are .* as planned"):
-        measure.measure(model, next(forced_cases(model, [1.0], [1])), BRIEF)
+        measure.measure(subject, next(forced_cases(subject, [1.0], [1])), BRIEF)
 
 
-def test_where_nothing_is_to_merge_nothing_does(model: Any) -> None:
-    prompt = next(forced_cases(model, [1.0], [1])).prompts()[0]
-    with measure.patched(model, prompt.pooling.idle) as handle:
-        measure.first_token(model, prompt)
+def test_where_nothing_is_to_merge_nothing_does(subject: Subject) -> None:
+    prompt = next(forced_cases(subject, [1.0], [1])).prompts()[0]
+    with measure.patched(subject, prompt.pooling.idle) as handle:
+        measure.first_token(subject, prompt)
     assert [site.layer for site in handle.stats.sites] == [site.layer for site in prompt.pooling.sites]
     assert handle.stats.kv_bytes_saved == 0
 
@@ -150,7 +151,7 @@ def test_the_large_model_is_qwen2_audio_7b() -> None:
 
 def test_the_middle_model_has_its_proportions() -> None:
     """170 million parameters; the encoder's share of a prefill of 30 s, 15 %, lies near the large one's 18 %."""
-    from affinity_pool.study.flops import prefill_flops
+    from affinity_pool.study.efficiency.flops import prefill_flops
 
     assert sum(p.numel() for p in random_model(mid(), torch.device("meta"), torch.float32).parameters()) == (
         pytest.approx(1.7e8, rel=0.02)
@@ -232,22 +233,22 @@ def test_peak_memory_is_every_tensor_at_its_time() -> None:
     assert peak_bytes(work, torch.device("meta")) is None
 
 
-def test_pooling_takes_less_memory_and_always_the_same(model: Any, summary: dict[str, Any]) -> None:
-    prompt = next(forced_cases(model, [5.0], [1])).prompts()[0]
-    peaks = {measure._memory(model, prompt, way) for way in [None] * 2}
-    pooled = {measure._memory(model, prompt, way) for way in [prompt.pooling] * 2}
+def test_pooling_takes_less_memory_and_always_the_same(subject: Subject, summary: dict[str, Any]) -> None:
+    prompt = next(forced_cases(subject, [5.0], [1])).prompts()[0]
+    peaks = {measure._memory(subject, prompt, way) for way in [None] * 2}
+    pooled = {measure._memory(subject, prompt, way) for way in [prompt.pooling] * 2}
     assert len(peaks) == len(pooled) == 1
     assert pooled.pop() < peaks.pop()
     for record in summary["results"]:
         assert record["dynamic_bytes"][1] < record["dynamic_bytes"][0]
 
 
-def test_decoding_goes_on_past_the_end_token(model: Any, lslm: Lslm) -> None:
+def test_decoding_goes_on_past_the_end_token(subject: Subject, lslm: Lslm) -> None:
     """So that all conditions do the same work."""
     prompt = length_prompt(lslm)
-    for end in range(lslm.model.config.text_config.vocab_size):  # whatever it says, it is an end token
+    for end in range(lslm.config.text_config.vocab_size):  # whatever it says, it is an end token
         lslm.model.generation_config.eos_token_id = [end]
-        assert measure.generate(lslm.model, prompt, 3).shape == (1, 3)
+        assert measure.generate(lslm, prompt, 3).shape == (1, 3)
 
 
 def length_prompt(lslm: Lslm) -> Prompt:
@@ -266,24 +267,24 @@ def test_the_parts_of_a_prefill_add_up_to_it(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(found.values()) == 16 - 1
 
 
-def test_parts_come_in_the_order_of_a_prefill(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_come_in_the_order_of_a_prefill(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[str] = []
     monkeypatch.setattr(parts.Timeline, "begin", lambda self, part: begun.append(part))
     monkeypatch.setattr(parts.Timeline, "seconds", lambda self: {})
-    prompt = next(forced_cases(model, [1.0], [1])).prompts()[0]
-    hooks = count_hooks(model)
+    prompt = next(forced_cases(subject, [1.0], [1])).prompts()[0]
+    hooks = count_hooks(subject.model)
 
     def marked(pooling: Pooling | None) -> list[str]:
         begun.clear()
-        with measure.patched(model, pooling):
-            parts.timed_parts(model, lambda: measure.first_token(model, prompt), [0, 3], pooling is not None)
+        with measure.patched(subject, pooling):
+            parts.timed_parts(subject, lambda: measure.first_token(subject, prompt), [0, 3], pooling is not None)
         return list(begun)
 
     layers = ["layers 0-2", "layer 3", "head", "end"]
     assert marked(None) == ["rest", "encoder", "rest", *layers]
     sites = ["pooling, input", "layers 0-2", "pooling, layer 3", "layer 3", "head", "end"]
     assert marked(prompt.pooling) == ["rest", "encoder", "rest", *sites]
-    assert count_hooks(model) == hooks
+    assert count_hooks(subject.model) == hooks
 
 
 def count_hooks(model: Any) -> int:
@@ -294,7 +295,7 @@ def test_prompts_of_a_case_are_averaged(lslm: Lslm) -> None:
     """Counts of both prompts together are the mean of their own."""
     heard = recordings(lslm, 0.5, 1.5)
     both, *alone = (
-        measure.measure(lslm.model, next(bucket_cases(lslm, chosen, POOLING, [2.0], 2)), replace(BRIEF, idle=False))
+        measure.measure(lslm, next(bucket_cases(lslm, chosen, POOLING, [2.0], 2)), replace(BRIEF, idle=False))
         for chosen in (heard, heard[:1], heard[1:])
     )
     assert both["prompts"] == 2
@@ -303,7 +304,7 @@ def test_prompts_of_a_case_are_averaged(lslm: Lslm) -> None:
         assert both[figure] == [sum(pair) // 2 for pair in zip(*(one[figure] for one in alone), strict=True)]
     decoder = [one["flops"]["decoder"]["pooled"] for one in alone]
     assert both["flops"]["decoder"]["pooled"] == pytest.approx(sum(decoder) / 2)
-    for way in ("vanilla", "pooled"):
+    for way in ("unpooled", "pooled"):
         assert len(both["rounds"]["prefill"][way]) == 6
 
 
@@ -330,22 +331,22 @@ def test_results_have_a_table(summary: dict[str, Any]) -> None:
     assert "medians of up to 6 interleaved rounds" in table
 
 
-def test_a_run_goes_on_from_what_is_there(model: Any, written: Path, summary: dict[str, Any]) -> None:
+def test_a_run_goes_on_from_what_is_there(subject: Subject, written: Path, summary: dict[str, Any]) -> None:
     def never() -> list[Prompt]:
         raise AssertionError("this case is done")
 
     lines = (written / "results.jsonl").read_text()
     again = [Case("1 s", 1, never), Case("5 s, batch 3", 3, never)]
-    found = run(model, again, BRIEF, method(model, "tiny", BRIEF, None), {}, written, echo=lambda _: None)
+    found = run(subject, again, BRIEF, method(subject, "tiny", BRIEF, None), {}, written, echo=lambda _: None)
     assert found["results"] == summary["results"]
     assert (written / "results.jsonl").read_text() == lines
     with pytest.raises(InputError, match=r"holds a run with other settings \(rounds\)"):
-        run(model, again, BRIEF, method(model, "tiny", replace(BRIEF, rounds=7), None), {}, written)
+        run(subject, again, BRIEF, method(subject, "tiny", replace(BRIEF, rounds=7), None), {}, written)
 
 
-def test_nothing_to_measure_is_said(model: Any, tmp_path: Path) -> None:
+def test_nothing_to_measure_is_said(subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no recording has a length in any of the buckets"):
-        run(model, [], BRIEF, {}, {}, tmp_path)
+        run(subject, [], BRIEF, {}, {}, tmp_path)
 
 
 # The command.

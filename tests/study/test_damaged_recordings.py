@@ -14,9 +14,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import audio, files, load_audio
 from affinity_pool.study.data.containers import whole
+from affinity_pool.study.errors import InputError
 
 RATE = 16000
 FORMATS = [

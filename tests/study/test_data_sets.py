@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import open_data
+from affinity_pool.study.errors import InputError
 
 datasets = pytest.importorskip("datasets")
 
@@ -87,7 +87,7 @@ def test_fleurs_tells_the_language_and_its_shared_ids_are_told_apart(tmp_path: P
 
 
 def test_a_data_set_s_recordings_are_known_by_their_contents(tmp_path: Path) -> None:
-    from affinity_pool.study.identity import of_audio
+    from affinity_pool.study.data.digests import of_audio
 
     for name, seconds in (("a", 0.5), ("b", 0.6), ("c", 0.5)):
         (tmp_path / name).mkdir()

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig, WhisperFeatureExtractor
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import Audio, Word, open_data
 from affinity_pool.study.data.spans import token_centre, token_spans, units
+from affinity_pool.study.errors import InputError
 from affinity_pool.study.groups import Span
 
 RATE = 16000

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from affinity_pool.study.data import open_data
-from affinity_pool.study.dynamics import Measuring, hidden_states, similarity, summary, words_of
+from affinity_pool.study.experiments.dynamics.run import Measuring, similarity, summarise, words_of
 from affinity_pool.study.groups import Span
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.results import Finished, Similarities
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_memory_grows_with_tokens_not_with_their_square() -> None:
 def test_every_layer_is_seen_once(lslm: Lslm, corpus: Path) -> None:
     seen: list[torch.Tensor] = []
     audio = open_data(corpus)[0].load(lslm.rate)
-    with hidden_states(lslm.model, seen.append):
+    with lslm.hidden_states(seen.append):
         lslm.generate(lslm.inputs(audio, "transcribe"), longest=1)
     own = lslm.model(**lslm.inputs(audio, "transcribe"), output_hidden_states=True).hidden_states
     assert len(seen) == lslm.depth + 1
@@ -66,18 +66,19 @@ def test_every_layer_is_seen_once(lslm: Lslm, corpus: Path) -> None:
 
 
 def test_rows_of_a_batch_are_told_apart(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
-    def measured(batch: int) -> list[dict[str, Any]]:
+    def measured(batch: int) -> Finished[Similarities]:
         plan = Plan("dynamics", "random", {}, batch)
         return run(lslm, open_data(corpus), plan, tmp_path / str(batch), Measuring(lslm), words_of(None, lslm))
 
     alone, together = measured(1), measured(4)
-    for one, other in zip(alone, together, strict=True):
+    assert alone.unusable == together.unusable
+    for one, other in zip(alone.rows, together.rows, strict=True):
         assert one.keys() == other.keys()
         for name in ("neighbour", "overall", "intra_word"):
             assert one.get(name) == pytest.approx(other.get(name), abs=1e-5)
-    facts = summary(lslm, {"command": "dynamics"}, alone, {})
+    facts = summarise(lslm, alone)
     assert [layer["layer"] for layer in facts["layers"]] == list(range(lslm.depth + 1))
-    weights = [record["audio_tokens"] for record in alone if "problem" not in record]
-    values = [record["neighbour"][0] for record in alone if "problem" not in record]
+    weights = [record["audio_tokens"] for record in alone.rows]
+    values = [record["neighbour"][0] for record in alone.rows]
     mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
     assert facts["layers"][0]["neighbour"]["value"] == pytest.approx(mean, abs=1e-5)

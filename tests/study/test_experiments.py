@@ -13,13 +13,16 @@ from commands import invoke
 from affinity_pool import patch
 from affinity_pool.models import Site
 from affinity_pool.provenance import versions
-from affinity_pool.study import InputError, evaluate, oracle
-from affinity_pool.study.conditions import VANILLA, Answering, scorable
 from affinity_pool.study.data import open_data
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.reductions import planned, quota, uniform_merge
-from affinity_pool.study.report.dynamics_page import turns
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.experiments.dynamics.page import turns
+from affinity_pool.study.experiments.evaluate import run as evaluate
+from affinity_pool.study.experiments.oracle import run as oracle
+from affinity_pool.study.reductions import planned, quota, uniform_merge_plan
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import UNPOOLED, Answering, scorable
+from affinity_pool.study.sites import parse_sites
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +69,12 @@ def test_an_experiment_writes_results_summary_and_page(name: str, folder: Path, 
 
 
 def test_the_oracle_keeps_its_budget_at_every_layer(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
-    budgets = [oracle.Budget.parse("2"), oracle.Budget.parse("50%")]
+    budgets = [oracle.UnitBudget.parse("2"), oracle.UnitBudget.parse("50%")]
     conditions = oracle.conditions([0, 3], list(oracle.OPERATORS), budgets, seed=0)
     assert len(conditions) == 1 + 2 * 3 * 2
     work = Answering(lslm, conditions, longest=2)
     units = oracle.units_of("words", None, lslm)
-    records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(lslm, units))
+    records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(lslm, units)).rows
     utterances = {utterance.id: utterance for utterance in open_data(corpus)}
     checked = 0
     for record in records:
@@ -94,7 +97,7 @@ def test_an_oracle_of_an_operator_that_is_not_there_is_refused() -> None:
     with pytest.raises(
         InputError, match="operator must be one of random-drop, uniform-drop, uniform-merge, got 'drop'"
     ):
-        oracle.conditions([0], ["drop"], [oracle.Budget.parse("2")], seed=0)
+        oracle.conditions([0], ["drop"], [oracle.UnitBudget.parse("2")], seed=0)
 
 
 def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> None:
@@ -105,29 +108,29 @@ def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> No
     units = oracle.units_of("0.2", None, lslm)(utterance, utterance.load(lslm.rate), tokens)
     seen: list[torch.Tensor] = []
 
-    def reduce(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        pooled = planned(lambda row, n: uniform_merge(units, quota(units, tokens=1)))(x, *arguments, **options)
-        audio = options["mergeable"][0]
+    def reduce(x: torch.Tensor, lengths: torch.Tensor | None, mergeable: torch.Tensor) -> Any:
+        pooled = planned(lambda row, n: uniform_merge_plan(units, quota(units, tokens=1)))(x, lengths, mergeable)
+        audio = mergeable[0]
         first = int(audio.nonzero()[0]) + x.shape[1] - int(pooled.lengths[0])  # what is left ends at the right
         for place, span in enumerate(units):
             mean = x[0, audio][span.start : span.end].double().mean(0)
             seen.append((pooled.values[0, first + place].double() - mean).abs().max())
         return pooled
 
-    with patch(lslm.model, [Site(1, reduce=reduce)]):
+    with patch(lslm.model, [Site(1, reduction=reduce)]):
         lslm.generate(inputs, longest=1)
     assert len(seen) == len(units) > 2
     assert max(seen) < 1e-6
 
 
 def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
-    choices = [evaluate.choose("0:0.3:1", lslm.depth), evaluate.choose("0:0.3:1,2:0.15:3", lslm.depth)]
+    choices = [parse_sites("0:0.3:1", lslm.depth), parse_sites("0:0.3:1,2:0.15:3", lslm.depth)]
     conditions = evaluate.conditions(choices, evaluate.BASELINES, seed=0)
     names = [condition.name for condition in conditions]
-    assert names[0] == VANILLA.name
+    assert names[0] == UNPOOLED.name
     assert sum("speed-up" in name for name in names) == 1  # it has no deeper site
     work = Answering(lslm, conditions, longest=2)
-    records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable(lslm))
+    records = run(lslm, open_data(corpus), Plan("eval", "m", {}, 3), tmp_path, work, scorable(lslm)).rows
     pooled = {
         (record["utterance"], record["facts"]["sites"]): record["kept"]
         for record in records
@@ -161,7 +164,7 @@ def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tm
 )
 def test_sites_that_cannot_be_are_refused(lslm: Lslm, spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        evaluate.choose(spec, lslm.depth)
+        parse_sites(spec, lslm.depth)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from affinity_pool.study.flops import (
+from affinity_pool.study.efficiency.flops import (
     decoder_config,
     knows_encoder,
     prefill_flops,

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from commands import invoke as command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError, folders, identity, runs
-from affinity_pool.study.conditions import VANILLA, Answering
-from affinity_pool.study.data import Utterance, open_data
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, run
+from affinity_pool.study.data import digests, open_data
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.runs import folders
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import UNPOOLED, Answering
+from affinity_pool.study.runs.resume import OneProcess, Resumable, as_line
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +40,8 @@ def small(corpus: Path, tmp_path: Path) -> Path:
     return tmp_path / "m.jsonl"
 
 
-def records(lslm: Lslm, data: Path, out: Path) -> list[dict[str, Any]]:
-    return run(lslm, open_data(data), Plan("test", "m", {}, 1), out, Answering(lslm, [VANILLA], longest=2))
+def records(lslm: Lslm, data: Path, out: Path) -> Sequence[Any]:
+    return run(lslm, open_data(data), Plan("test", "m", {}, 1), out, Answering(lslm, [UNPOOLED], longest=2)).rows
 
 
 # What was written is read back.
@@ -102,7 +105,7 @@ def test_parts_of_a_run_that_nobody_knows_are_not_taken_for_this_one_s(lslm: Lsl
     assert records(lslm, small, out) == found
 
 
-PART = runs.as_line(0, [{"utterance": "0", "answer": "é\u2028", "seconds": 0.1}]).encode()[:-1]
+PART = as_line(0, [{"utterance": "0", "answer": "é\u2028", "seconds": 0.1}]).encode()[:-1]
 
 
 @settings(max_examples=max(300, settings.default.max_examples), deadline=None)
@@ -113,7 +116,7 @@ def test_a_damaged_line_is_no_batch_or_is_the_one_it_was(
     parts = tmp_path_factory.getbasetemp() / "fuzzed" / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     (parts / "0.jsonl").write_bytes(PART[:at] + put + PART[at + length :] + b"\n" + behind)
-    found = runs._parts(parts.parent, {0: [Utterance("0", Path())]})
+    found = Resumable(parts.parent, {}, {}, [["0"]], "utterance", "cpu", OneProcess()).done()
     assert found in ({}, {0: [{"utterance": "0", "answer": "é\u2028", "seconds": 0.1}]})
 
 
@@ -295,26 +298,26 @@ def test_weights_replaced_under_the_same_path_are_another_run(folder: Path, smal
 
 def test_a_large_file_counts_by_size_time_and_a_sample(tmp_path: Path) -> None:
     path = tmp_path / "weights"
-    path.write_bytes(bytes(identity.SMALL + 10))
-    before = identity.of_file(path)
-    assert identity.of_file(path) == before
+    path.write_bytes(bytes(digests.SMALL + 10))
+    before = digests.of_file(path)
+    assert digests.of_file(path) == before
     about = path.stat()
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
-    assert identity.of_file(path) != before
+    assert digests.of_file(path) != before
     os.utime(path, ns=(0, 0))
-    assert identity.of_file(path)[1] == 0
+    assert digests.of_file(path)[1] == 0
 
 
 def test_word_times_changed_in_their_folder_are_another_run(folder: Path, small: Path, tmp_path: Path) -> None:
     grids = tmp_path / "grids"
     grids.mkdir()
-    before = identity.word_times(str(grids))
+    before = digests.word_times(str(grids))
     (grids / "0.TextGrid").write_text("x")
-    assert identity.word_times(str(grids)) != before
-    assert identity.word_times("manifest") == identity.word_times(None) == {}
+    assert digests.word_times(str(grids)) != before
+    assert digests.word_times("manifest") == digests.word_times(None) == {}
 
 
 def test_positions_changed_in_a_sites_file_are_another_run(folder: Path, small: Path, tmp_path: Path) -> None:
@@ -335,6 +338,6 @@ def test_a_changed_judge_is_another_run(folder: Path, small: Path, tmp_path: Pat
     judge = tmp_path / "strict_judge.py"
     judge.write_text("def grade(question, reference, answer):\n    return 1\n")
     __import__("strict_judge")
-    before = identity.judge_source("strict_judge:grade")
+    before = digests.judge_source("strict_judge:grade")
     judge.write_text("def grade(question, reference, answer):\n    return 0\n")
-    assert identity.judge_source("strict_judge:grade") != before
+    assert digests.judge_source("strict_judge:grade") != before

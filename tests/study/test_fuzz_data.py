@@ -14,9 +14,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import Audio, Utterance, read_manifest
 from affinity_pool.study.data.alignment import word_times
+from affinity_pool.study.errors import InputError
 
 many = settings(max_examples=max(200, settings.default.max_examples))
 

@@ -49,7 +49,7 @@ def test_rows_of_a_batch_are_told_apart() -> None:
 def test_spans_of_a_pooled_model_partition_its_audio_tokens(folder: Path, clips: Path) -> None:
     from affinity_pool import patch
     from affinity_pool.study.data.audio import load_audio
-    from affinity_pool.study.lslm import load
+    from affinity_pool.study.subject.lslm import load
 
     lslm = load(str(folder), "cpu")
     inputs = lslm.inputs(load_audio(clips / "chord.flac", lslm.rate), "transcribe")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import read_manifest
+from affinity_pool.study.errors import InputError
 
 HALF = "\\ud83d"
 

@@ -14,7 +14,7 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError
+from affinity_pool.study.errors import InputError
 from affinity_pool.study.metrics import Metric, for_task, interval, judged, load_judge
 from affinity_pool.study.metrics.answers import accuracy
 from affinity_pool.study.metrics.translation import bleu, chrf

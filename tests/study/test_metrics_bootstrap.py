@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError
+from affinity_pool.study.errors import InputError
 from affinity_pool.study.metrics import for_task, interval, paired
 
 WER = for_task("transcribe")[0]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from affinity_pool.cli.application import source_of
 from affinity_pool.cli.options import layers_of
 from affinity_pool.models.sites import load
-from affinity_pool.study import lslm
+from affinity_pool.study.subject import lslm
 
 SITE = {"layer": 0, "threshold": 0.9, "window": 1}
 
@@ -214,7 +214,7 @@ def test_the_advice_names_an_extra_that_has_the_package() -> None:
 
 
 def env(stdout: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = "from affinity_pool.cli import main; main()"
+    program = "from affinity_pool.cli.commands import main; main()"
     command = [sys.executable, "-c", program, "eval", "--data", "caf\u00e9 [bold] \u65e5.jsonl"]
     return subprocess.run(
         command, stdout=stdout, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, check=False

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from affinity_pool.study import InputError
 from affinity_pool.study.data import Utterance, Word, load_audio, open_data, read_manifest
 from affinity_pool.study.data.manifest import unique
+from affinity_pool.study.errors import InputError
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("tone.wav", 1.2), ("chord.flac", 1.6)])

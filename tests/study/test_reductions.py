@@ -17,17 +17,17 @@ from torch import Tensor
 from affinity_pool import PooledPadded
 from affinity_pool.study.reductions import (
     bipartite_merge,
-    drop_randomly,
-    drop_uniformly,
     interpolate,
-    merge_uniformly,
     planned,
+    random_drop,
+    uniform_drop,
+    uniform_merge,
 )
 
 BUDGETED = {
-    "random-drop": lambda kept: drop_randomly(kept, [11] * len(kept)),
-    "uniform-drop": drop_uniformly,
-    "uniform-merge": merge_uniformly,
+    "random-drop": lambda kept: random_drop(kept, [11] * len(kept)),
+    "uniform-drop": uniform_drop,
+    "uniform-merge": uniform_merge,
     "interpolate": interpolate,
     "bipartite-merge": bipartite_merge,
 }
@@ -122,7 +122,7 @@ def test_a_plan_is_asked_for_each_row_with_its_audio_tokens(batch: Batch) -> Non
 
 def test_without_lengths_and_mergeable_every_row_is_audio() -> None:
     x = torch.randn(2, 6, 3)
-    out = planned(lambda row, n: torch.arange(n) // 2)(x)
+    out = planned(lambda row, n: torch.arange(n) // 2)(x, left_padded=False)
     torch.testing.assert_close(out.values[:, :3], (x[:, ::2] + x[:, 1::2]) / 2)
     assert out.lengths.tolist() == [3, 3]
 
@@ -143,19 +143,19 @@ def test_a_plan_that_is_none_for_its_row_is_refused(plan: Tensor, message: str) 
 
 def test_a_mean_of_large_halves_does_not_overflow() -> None:
     x = torch.full((1, 4, 2), 60000.0, dtype=torch.float16)
-    assert torch.equal(merge_uniformly(torch.tensor([1]))(x).values[0, 0], x[0, 0])
+    assert torch.equal(uniform_merge(torch.tensor([1]))(x, left_padded=False).values[0, 0], x[0, 0])
 
 
 def test_a_nan_stays_in_its_own_group() -> None:
     x = torch.ones(1, 6, 2)
     x[0, 2] = float("nan")
-    out = merge_uniformly(torch.tensor([3]))(x).values[0, :3]
+    out = uniform_merge(torch.tensor([3]))(x, left_padded=False).values[0, :3]
     assert out.isnan().all(1).tolist() == [False, True, False]
 
 
 def test_gradients_are_each_tokens_share_of_its_mean() -> None:
     x = torch.randn(1, 4, 1, requires_grad=True)
-    planned(lambda row, n: torch.tensor([0, 0, -1, 3]))(x).values.sum().backward()
+    planned(lambda row, n: torch.tensor([0, 0, -1, 3]))(x, left_padded=False).values.sum().backward()
     assert x.grad is not None
     assert x.grad.flatten().tolist() == [0.5, 0.5, 0.0, 1.0]
 
@@ -251,30 +251,30 @@ def test_a_budget_that_is_none_is_refused(at_budget) -> None:
 
 
 def test_uniform_drop_keeps_equal_strides() -> None:
-    out = drop_uniformly(torch.tensor([4]))(torch.ones(1, 12, 1))
+    out = uniform_drop(torch.tensor([4]))(torch.ones(1, 12, 1))
     assert (out.segment_ids[0] >= 0).nonzero().flatten().tolist() == [2, 5, 8, 11]
 
 
 def test_random_drop_draws_each_row_with_its_own_seed() -> None:
     x = torch.randn(3, 40, 2)
     kept = torch.tensor([10, 10, 10])
-    same = drop_randomly(kept, [5, 6, 5])(x).segment_ids >= 0
+    same = random_drop(kept, [5, 6, 5])(x, left_padded=False).segment_ids >= 0
     assert torch.equal(same[0], same[2])
     assert not torch.equal(same[0], same[1])
-    again = drop_randomly(kept, [6, 5, 6])(x).segment_ids >= 0
+    again = random_drop(kept, [6, 5, 6])(x, left_padded=False).segment_ids >= 0
     assert torch.equal(again[0], same[1])
 
 
 def test_random_drop_needs_a_seed_for_each_row() -> None:
     with pytest.raises(ValueError, match="seeds must have one number for each row of kept, got 1 for 2"):
-        drop_randomly(torch.tensor([1, 1]), [0])
+        random_drop(torch.tensor([1, 1]), [0])
 
 
 def test_interpolation_is_linear_from_the_first_token_to_the_last() -> None:
     x = torch.arange(9.0).view(1, 9, 1) * torch.tensor([1.0, -2.0])
-    out = interpolate(torch.tensor([5]))(x)
+    out = interpolate(torch.tensor([5]))(x, left_padded=False)
     assert out.values[0, :5, 0].tolist() == [0, 2, 4, 6, 8]
-    out = interpolate(torch.tensor([4]))(x)
+    out = interpolate(torch.tensor([4]))(x, left_padded=False)
     torch.testing.assert_close(out.values[0, :4, 0], torch.tensor([0, 8 / 3, 16 / 3, 8]))
     assert (out.segment_ids[0] >= 0).nonzero().flatten().tolist() == [0, 2, 5, 8]  # the tokens at or before these
     torch.testing.assert_close(out.values[0, :4, 1], -2 * out.values[0, :4, 0])
@@ -282,7 +282,7 @@ def test_interpolation_is_linear_from_the_first_token_to_the_last() -> None:
 
 @pytest.mark.parametrize(("tokens", "middle"), [(1, 0.0), (5, 2.0), (6, 2.5)])
 def test_a_single_interpolated_token_is_taken_from_the_middle(tokens: int, middle: float) -> None:
-    out = interpolate(torch.tensor([1]))(torch.arange(float(tokens)).view(1, tokens, 1))
+    out = interpolate(torch.tensor([1]))(torch.arange(float(tokens)).view(1, tokens, 1), left_padded=False)
     assert out.values[0, 0].tolist() == [middle]
     assert out.segment_ids[0].tolist() == [0 if t == int(middle) else -1 for t in range(tokens)]
 
@@ -329,7 +329,7 @@ def test_bipartite_merging_agrees_with_a_plain_loop(seed: int, n: int, keep: int
     tokens = torch.randn(n, 8, generator=random)
     if repeated:  # ties everywhere
         tokens = tokens[torch.randint(0, n, (n,), generator=random) // 3]
-    out = bipartite_merge(torch.tensor([keep]))(tokens[None])
+    out = bipartite_merge(torch.tensor([keep]))(tokens[None], left_padded=False)
     groups = bipartite_loop(tokens, keep)
     assert [(out.segment_ids[0] == i).nonzero().flatten().tolist() for i in range(len(groups))] == groups
     wanted = torch.stack([tokens[group].double().mean(0) for group in groups]).float()
@@ -339,14 +339,14 @@ def test_bipartite_merging_agrees_with_a_plain_loop(seed: int, n: int, keep: int
 def test_bipartite_merging_takes_the_most_similar_pair_wherever_it_is() -> None:
     x = torch.eye(6)[None].clone()
     x[0, 5] = x[0, 2] * 3 + 0.01  # 2 is in A, 5 in B
-    out = bipartite_merge(torch.tensor([5]))(x)
+    out = bipartite_merge(torch.tensor([5]))(x, left_padded=False)
     assert out.segment_ids[0].tolist() == [0, 1, 2, 3, 4, 2]
     torch.testing.assert_close(out.values[0, 2], (x[0, 2] + x[0, 5]) / 2)
 
 
 def test_equally_similar_tokens_merge_from_the_first_on() -> None:
     x = torch.linspace(0.1, 3, 40).view(1, 40, 1) * torch.randn(33)  # of one direction: cosines 1, but for last bits
-    out = bipartite_merge(torch.tensor([36]))(x)
+    out = bipartite_merge(torch.tensor([36]))(x, left_padded=False)
     assert out.segment_ids[0].tolist() == [0, 0, 0, 1, 0, 2, 0, *range(3, 36)]
 
 
@@ -354,7 +354,9 @@ def test_tokens_that_are_not_finite_never_merge_and_hinder_no_others() -> None:
     x = torch.randn(1, 9, 4)
     x[0, 1::2] = torch.tensor([float("nan"), 1, 1, 1])
     x[0, 3, 1] = float("inf")
-    out = bipartite_merge(torch.tensor([6]))(x)
+    out = bipartite_merge(torch.tensor([6]))(x, left_padded=False)
     assert out.lengths.tolist() == [6]
     assert (out.counts[0, out.segment_ids[0, 1::2].long()] == 1).all()
-    assert bipartite_merge(torch.tensor([2]))(x).lengths.tolist() == [5]  # four strangers, and the rest in one
+    assert bipartite_merge(torch.tensor([2]))(x, left_padded=False).lengths.tolist() == [
+        5
+    ]  # four strangers, and the rest in one

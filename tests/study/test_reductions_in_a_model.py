@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from affinity_pool.models import Reduce, Site, patch
+from affinity_pool.models import Reduction, Site, patch
 from affinity_pool.study.data.audio import Audio
 from affinity_pool.study.groups import Span, spans_after_sites
-from affinity_pool.study.lslm import Lslm, load
 from affinity_pool.study.reductions import (
     bipartite_merge,
-    drop_randomly,
-    drop_uniformly,
     interpolate,
-    merge_uniformly,
     planned,
     quota,
     random_drop,
+    random_drop_plan,
     uniform_drop,
+    uniform_drop_plan,
     uniform_merge,
+    uniform_merge_plan,
 )
+from affinity_pool.study.subject.lslm import Lslm, load
 
 SECONDS = (0.8, 1.9, 1.3)
 
@@ -35,9 +35,9 @@ def seeds(kept: Tensor) -> list[int]:
 
 
 REDUCTIONS = {
-    "random-drop": lambda kept: drop_randomly(kept, seeds(kept)),
-    "uniform-drop": drop_uniformly,
-    "uniform-merge": merge_uniformly,
+    "random-drop": lambda kept: random_drop(kept, seeds(kept)),
+    "uniform-drop": uniform_drop,
+    "uniform-merge": uniform_merge,
     "interpolate": interpolate,
     "bipartite-merge": bipartite_merge,
 }
@@ -65,9 +65,9 @@ def inputs(lslm: Lslm, recordings: list[Audio]) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def logits(lslm: Lslm, inputs: dict[str, Tensor], layer: int, reduce: Reduce) -> tuple[Tensor, list[int]]:
+def logits(lslm: Lslm, inputs: dict[str, Tensor], layer: int, reduction: Reduction) -> tuple[Tensor, list[int]]:
     """``[B, vocabulary]`` after the prompt, and the audio tokens left of each row."""
-    with patch(lslm.model, [Site(layer, reduce=reduce)]) as handle:
+    with patch(lslm.model, [Site(layer, reduction=reduction)]) as handle:
         out = lslm.model(**inputs).logits[:, -1]
     assert handle.stats is not None
     return out, handle.stats.sites[0].audio_after
@@ -101,13 +101,15 @@ def test_a_batch_answers_as_its_recordings_do_alone(lslm, inputs, recordings, at
 
 
 @layers
-@pytest.mark.parametrize("operator", [uniform_drop, uniform_merge, lambda units, keep: random_drop(units, keep, 3)])
+@pytest.mark.parametrize(
+    "operator", [uniform_drop_plan, uniform_merge_plan, lambda units, keep: random_drop_plan(units, keep, 3)]
+)
 def test_an_oracle_compresses_each_unit_of_each_recording(lslm, inputs, operator, layer) -> None:
     audio = lslm.audio_positions(inputs)
     units = [[Span(0, 3), Span(3, 4), Span(4, n)] for n in audio.sum(1).tolist()]
     keep = [quota(row, share=0.4) for row in units]
-    reduce = planned(lambda row, n: operator(units[row], keep[row]))
-    with torch.inference_mode(), patch(lslm.model, [Site(layer, reduce=reduce)]) as handle:
+    reduction = planned(lambda row, n: operator(units[row], keep[row]))
+    with torch.inference_mode(), patch(lslm.model, [Site(layer, reduction=reduction)]) as handle:
         lslm.model(**inputs)
     assert handle.stats is not None
     for row, (own, kept) in enumerate(zip(units, keep, strict=True)):
@@ -118,8 +120,8 @@ def test_an_oracle_compresses_each_unit_of_each_recording(lslm, inputs, operator
 
 def test_generation_and_a_second_site_go_on_from_what_is_left(lslm, inputs) -> None:
     sites = [
-        Site(0, reduce=drop_uniformly(torch.tensor([8, 12, 9]))),
-        Site(2, reduce=interpolate(torch.tensor([3] * 3))),
+        Site(0, reduction=uniform_drop(torch.tensor([8, 12, 9]))),
+        Site(2, reduction=interpolate(torch.tensor([3] * 3))),
     ]
     with patch(lslm.model, sites) as handle:
         assert lslm.generate(inputs).shape[0] == 3
@@ -128,6 +130,6 @@ def test_generation_and_a_second_site_go_on_from_what_is_left(lslm, inputs) -> N
 
 
 def test_a_plan_for_another_recording_is_refused(lslm, inputs) -> None:
-    reduce = planned(lambda row, n: uniform_merge([Span(0, 7)], [3]))
+    reduction = planned(lambda row, n: uniform_merge_plan([Span(0, 7)], [3]))
     with pytest.raises(ValueError, match=r"plan of row 0 must be int64 \[\d+\], one entry for each"):
-        logits(lslm, inputs, 0, reduce)
+        logits(lslm, inputs, 0, reduction)

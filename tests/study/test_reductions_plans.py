@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affinity_pool.study.groups import Span
-from affinity_pool.study.reductions import quota, random_drop, uniform_drop, uniform_merge
+from affinity_pool.study.reductions import quota, random_drop_plan, uniform_drop_plan, uniform_merge_plan
 
 OPERATORS = {
-    "random-drop": lambda units, keep: random_drop(units, keep, seed=7),
-    "uniform-drop": uniform_drop,
-    "uniform-merge": uniform_merge,
+    "random-drop": lambda units, keep: random_drop_plan(units, keep, seed=7),
+    "uniform-drop": uniform_drop_plan,
+    "uniform-merge": uniform_merge_plan,
 }
 
 lengths = st.lists(st.integers(0, 12), max_size=12)
@@ -131,7 +131,7 @@ def test_no_output_spans_two_units_and_no_unit_depends_on_others(operator, case)
 @given(case=units_and_budgets())
 def test_uniform_merge_drops_nothing_and_its_bins_are_as_equal_as_can_be(case) -> None:
     units, keep = case
-    plan = uniform_merge(units, keep)
+    plan = uniform_merge_plan(units, keep)
     for unit in units:
         sizes = plan[unit.start : unit.end].unique(return_counts=True)[1].tolist()
         assert max(sizes, default=0) - min(sizes, default=0) <= 1
@@ -141,40 +141,40 @@ def test_uniform_merge_drops_nothing_and_its_bins_are_as_equal_as_can_be(case) -
 @given(case=units_and_budgets())
 def test_drops_leave_one_token_an_output(case) -> None:
     units, keep = case
-    for plan in (uniform_drop(units, keep), random_drop(units, keep, seed=3)):
+    for plan in (uniform_drop_plan(units, keep), random_drop_plan(units, keep, seed=3)):
         kept = plan[plan >= 0]
         assert len(kept.unique()) == len(kept)
 
 
 @given(st.integers(1, 12), st.integers(1, 8))
 def test_uniform_drop_has_equal_strides(keep: int, stride: int) -> None:
-    kept = (uniform_drop([Span(0, keep * stride)], [keep]) >= 0).nonzero().flatten()
+    kept = (uniform_drop_plan([Span(0, keep * stride)], [keep]) >= 0).nonzero().flatten()
     assert set(kept.diff().tolist()) <= {stride}
 
 
 def test_random_drop_keeps_the_same_tokens_for_the_same_seed_and_others_for_others() -> None:
     units, keep = units_of([30, 40, 30]), [10, 15, 10]
-    plan = random_drop(units, keep, seed=1)
+    plan = random_drop_plan(units, keep, seed=1)
     torch.manual_seed(0)
-    assert torch.equal(random_drop(units, keep, seed=1), plan)
-    assert not torch.equal(random_drop(units, keep, seed=2), plan)
+    assert torch.equal(random_drop_plan(units, keep, seed=1), plan)
+    assert not torch.equal(random_drop_plan(units, keep, seed=2), plan)
 
 
 def test_random_drop_leaves_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    random_drop([Span(0, 9)], [3], seed=5)
+    random_drop_plan([Span(0, 9)], [3], seed=5)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_random_drop_at_a_smaller_budget_keeps_a_part_of_what_it_keeps_at_a_larger_one() -> None:
     units = units_of([9, 1, 14])
-    stays = [random_drop(units, quota(units, tokens=tokens), seed=4) >= 0 for tokens in (2, 5, 11)]
+    stays = [random_drop_plan(units, quota(units, tokens=tokens), seed=4) >= 0 for tokens in (2, 5, 11)]
     assert all((more | ~fewer).all() for fewer, more in pairwise(stays))
 
 
 def test_random_drop_keeps_each_token_of_a_unit_about_equally_often() -> None:
     units, keep, draws = units_of([5, 12]), [1, 6], 400
-    often = sum((random_drop(units, keep, seed) >= 0).double() for seed in range(draws)) / draws
+    often = sum((random_drop_plan(units, keep, seed) >= 0).double() for seed in range(draws)) / draws
     wanted = torch.tensor([1 / 5] * 5 + [6 / 12] * 12)
     deviation = (wanted * (1 - wanted) / draws).sqrt()
     assert ((often - wanted).abs() < 4 * deviation).all()

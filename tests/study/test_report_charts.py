@@ -23,9 +23,9 @@ def texts(chart: Chart) -> list[str]:
 def test_every_curve_and_the_baseline_are_named_at_their_ends() -> None:
     chart = lines(
         "n", [Series("up", [0, 1], [0.1, 0.2]), Series("down", [0, 1], [0.2, 0.1])], x="layer", y="WER",
-        baseline=("vanilla", 0.05),
+        baseline=("unpooled", 0.05),
     )  # fmt: skip
-    assert {"up", "down", "vanilla", "layer", "WER"} <= set(texts(chart))
+    assert {"up", "down", "unpooled", "layer", "WER"} <= set(texts(chart))
 
 
 def test_a_value_above_the_chart_is_written_and_the_caption_says_so() -> None:

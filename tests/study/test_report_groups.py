@@ -13,8 +13,8 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from affinity_pool.study.data.manifest import Word
-from affinity_pool.study.groups import Span
-from affinity_pool.study.report.groups_picture import Picture, Row, chart, draw
+from affinity_pool.study.groups import Picture, Row, Span
+from affinity_pool.study.report.groups_picture import chart, draw
 from affinity_pool.study.report.page import Page, Section, html, write
 from affinity_pool.study.report.palette import DARK, LIGHT
 

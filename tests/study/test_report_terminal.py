@@ -11,13 +11,12 @@ import pytest
 from rich.console import Console
 
 from affinity_pool.models import Site
-from affinity_pool.study.demo import Clip, Cost, Demo
-from affinity_pool.study.flops import Flops
-from affinity_pool.study.groups import Span
-from affinity_pool.study.report.demo_page import write
-from affinity_pool.study.report.demo_terminal import show
-from affinity_pool.study.report.groups_picture import Picture, Row
-from affinity_pool.study.ttft import Ttft
+from affinity_pool.study.efficiency.flops import Flops
+from affinity_pool.study.efficiency.ttft import Ttft
+from affinity_pool.study.experiments.demo.page import write
+from affinity_pool.study.experiments.demo.run import Clip, Cost, Demo
+from affinity_pool.study.experiments.demo.terminal import show
+from affinity_pool.study.groups import Picture, Row, Span
 
 FLOPS = Flops(1.0, 1.0, 1.0, 1.0, 0.0)
 COST = Cost(3, (10, 5), (FLOPS, FLOPS), (20, 10), Ttft((1.0,) * 6, (0.9,) * 6))

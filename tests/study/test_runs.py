@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from affinity_pool.models import Site
-from affinity_pool.study import InputError
-from affinity_pool.study.conditions import VANILLA, Answering, Condition, scorable
 from affinity_pool.study.data import open_data
-from affinity_pool.study.lslm import Lslm, load
-from affinity_pool.study.runs import Plan, problems, run
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.conditions import UNPOOLED, Answering, Condition, scorable
+from affinity_pool.study.runs.results import Answer, Finished
+from affinity_pool.study.subject.lslm import Lslm, load
 
 POOLED = Condition("pooled", {"threshold": 0.6}, [Site(0, 0.3, 1), Site(2, 0.15, 3)])
 
@@ -28,20 +29,22 @@ def lslm(folder: Path) -> Lslm:
     return load(str(folder), "cpu")
 
 
-def answers(lslm: Lslm, corpus: Path, out: Path, batch: int = 2, **options: Any) -> list[dict[str, Any]]:
-    work = Answering(lslm, [VANILLA, POOLED], longest=4)
+def answers(lslm: Lslm, corpus: Path, out: Path, batch: int = 2, **options: Any) -> Finished[Answer]:
+    work = Answering(lslm, [UNPOOLED, POOLED], longest=4)
     return run(lslm, open_data(corpus), Plan("test", "random", options, batch), out, work, scorable(lslm))
 
 
 def test_every_recording_has_a_record_a_condition_or_a_problem(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
-    records = answers(lslm, corpus, tmp_path)
-    assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == records
+    finished = answers(lslm, corpus, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [record for record in records if "problem" not in record] == finished.rows
+    assert [record for record in records if "problem" in record] == finished.unusable
     of: dict[str, list[str]] = {}
     for record in records:
         of.setdefault(record["utterance"], []).append(record.get("condition", "problem"))
     assert list(of) == [utterance.id for utterance in open_data(corpus)]
-    assert sorted(map(tuple, of.values())) == [("problem",)] * 2 + [("vanilla", "pooled")] * 5
-    missing, empty = problems(records)
+    assert sorted(map(tuple, of.values())) == [("problem",)] * 2 + [("unpooled", "pooled")] * 5
+    missing, empty = finished.unusable
     assert "missing.wav" in missing["problem"]
     assert "empty.wav" in empty["problem"]
 
@@ -62,7 +65,7 @@ def test_a_run_started_again_does_only_what_is_missing(
 
     monkeypatch.setattr(Answering, "__call__", counted)
     assert answers(lslm, corpus, tmp_path) == first
-    usable = [record["utterance"] for record in first if record.get("condition") == "vanilla"]
+    usable = [row["utterance"] for row in first.rows if row["condition"] == "unpooled"]
     assert [name for batch in done for name in batch] == usable[-2:]
     done.clear()
     about = (tmp_path / "provenance.json").read_bytes()
@@ -81,7 +84,8 @@ def test_a_folder_of_another_run_is_left_alone(lslm: Lslm, corpus: Path, tmp_pat
 
 def test_answers_do_not_depend_on_the_batch(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
     alone, together = (answers(lslm, corpus, tmp_path / str(batch), batch) for batch in (1, 4))
-    assert alone == together
+    assert alone.rows == together.rows
+    assert alone.unusable == together.unusable
 
 
 def test_nothing_usable_is_an_error(lslm: Lslm, tmp_path: Path) -> None:
@@ -94,9 +98,9 @@ def test_nothing_usable_is_an_error(lslm: Lslm, tmp_path: Path) -> None:
 def test_a_reference_that_cannot_be_scored_is_a_problem(lslm: Lslm, corpus: Path, tmp_path: Path, text: str) -> None:
     lines = [{"audio": str(corpus.parent / f"{index}.wav"), "text": text if index else "one"} for index in range(2)]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    records = answers(lslm, tmp_path / "manifest.jsonl", tmp_path / "out")
-    assert len(problems(records)) == 1
-    assert len(records) == 3
+    finished = answers(lslm, tmp_path / "manifest.jsonl", tmp_path / "out")
+    assert len(finished.unusable) == 1
+    assert len(finished.rows) == 2
 
 
 def test_two_processes_give_the_results_of_one(folder: Path, corpus: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import jiwer
 import pytest
 
-from affinity_pool.study import scores
-from affinity_pool.study.flops import relative_prefill_flops
-from affinity_pool.study.lslm import Lslm, load
+from affinity_pool.study.efficiency.flops import relative_prefill_flops
+from affinity_pool.study.runs import scores
+from affinity_pool.study.runs.results import Finished
+from affinity_pool.study.subject.lslm import Lslm, load
 
 
 @pytest.fixture(scope="module")
@@ -36,34 +37,33 @@ def record(condition: str, index: int, answer: str, **other: Any) -> dict[str, A
     }
 
 
-VANILLA = ["one two three four", "one two three", "one two three four", "one two two four"]
+UNPOOLED = ["one two three four", "one two three", "one two three four", "one two two four"]
 POOLED = ["one two three", "one two three", "one two", "one two two four"]
 
 
 def both() -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    for index, (vanilla, pooled) in enumerate(zip(VANILLA, POOLED, strict=True)):
-        records.append(record("vanilla", index, vanilla))
+    for index, (unpooled, pooled) in enumerate(zip(UNPOOLED, POOLED, strict=True)):
+        records.append(record("unpooled", index, unpooled))
         records.append(record("pooled", index, pooled, layers=[0, 2], kept=[60 + index, 20]))
-    records.append({"utterance": "u9", "problem": "unreadable"})
     return records
 
 
 def test_rates_are_those_of_the_whole_corpus() -> None:
     found = scores.score(scores.by_task(both())["transcribe"])
     reference = ["one two three four"] * 4
-    assert found["vanilla"]["wer"].value.value == pytest.approx(jiwer.wer(reference, VANILLA))
+    assert found["unpooled"]["wer"].value.value == pytest.approx(jiwer.wer(reference, UNPOOLED))
     assert found["pooled"]["wer"].value.value == pytest.approx(jiwer.wer(reference, POOLED))
     assert found["pooled"]["wer"].value.utterances == 4
-    assert found["vanilla"]["wer"].difference is None
+    assert found["unpooled"]["wer"].difference is None
     difference = found["pooled"]["wer"].difference
     assert difference is not None
-    assert difference.value == pytest.approx(jiwer.wer(reference, POOLED) - jiwer.wer(reference, VANILLA))
+    assert difference.value == pytest.approx(jiwer.wer(reference, POOLED) - jiwer.wer(reference, UNPOOLED))
 
 
-def test_conditions_may_be_compared_with_another_than_vanilla() -> None:
+def test_conditions_may_be_compared_with_another_than_unpooled() -> None:
     records = [*both(), *(record("drop", index, "one") for index in range(4))]
-    found = scores.score(scores.answered(records), {"drop": "pooled"})
+    found = scores.score(records, {"drop": "pooled"})
     difference = found["drop"]["wer"].difference
     assert difference is not None
     assert difference.value == pytest.approx(found["drop"]["wer"].value.value - found["pooled"]["wer"].value.value)
@@ -71,29 +71,29 @@ def test_conditions_may_be_compared_with_another_than_vanilla() -> None:
 
 
 def test_languages_of_a_task_are_scored_apart() -> None:
-    records = [record("vanilla", 0, "one"), record("vanilla", 1, "uno", language="es")]
+    records = [record("unpooled", 0, "one"), record("unpooled", 1, "uno", language="es")]
     assert list(scores.by_task(records)) == ["transcribe (en)", "transcribe (es)"]
     assert list(scores.by_task(records[:1])) == ["transcribe"]
 
 
 def test_recordings_without_a_right_answer_are_not_scored() -> None:
-    assert scores.by_task([record("vanilla", 0, "one", reference=None)]) == {}
+    assert scores.by_task([record("unpooled", 0, "one", reference=None)]) == {}
 
 
 def test_retention_and_operations_are_of_all_recordings_together(lslm: Lslm) -> None:
     of = scores.by_condition(both())
-    assert scores.retention(of["vanilla"]) == []
+    assert scores.retention(of["unpooled"]) == []
     assert scores.retention(of["pooled"]) == pytest.approx([(60 + 61 + 62 + 63) / 400, 0.2])
-    assert scores.relative_flops(lslm.model.config, of["vanilla"]) == 1
+    assert scores.relative_flops(lslm.config, of["unpooled"]) == 1
     same = [record("pooled", index, "", layers=[0, 2], kept=[60, 20]) for index in range(3)]
-    expected = relative_prefill_flops(lslm.model.config, 10, 100, {0: 0.6, 2: 0.2})
-    assert scores.relative_flops(lslm.model.config, same) == pytest.approx(expected)
+    expected = relative_prefill_flops(lslm.config, 10, 100, {0: 0.6, 2: 0.2})
+    assert scores.relative_flops(lslm.config, same) == pytest.approx(expected)
 
 
 def test_a_summary_holds_what_the_pages_need(lslm: Lslm) -> None:
     plan = {"command": "eval", "recordings": 5}
-    facts = scores.summary(lslm, plan, both(), {})
-    assert [condition["name"] for condition in facts["conditions"]] == ["vanilla", "pooled"]
+    facts = scores.summarise(lslm, Finished(plan, both(), [{"utterance": "u9", "problem": "unreadable"}], {}))
+    assert [condition["name"] for condition in facts["conditions"]] == ["unpooled", "pooled"]
     assert facts["unusable"] == [{"utterance": "u9", "problem": "unreadable"}]
     assert [metric["name"] for metric in facts["metrics"]["transcribe"]] == ["wer", "cwer"]
     pooled = facts["conditions"][1]
@@ -110,10 +110,10 @@ def test_a_judge_is_asked_once_and_its_word_kept() -> None:
         raise AssertionError("the verdict is in the record")
 
     records = [
-        record("vanilla", i, "one", task="first", judged=[value, 1.0]) for i, value in enumerate((1.0, 0.0, 1.0))
+        record("unpooled", i, "one", task="first", judged=[value, 1.0]) for i, value in enumerate((1.0, 0.0, 1.0))
     ]
-    records.append(record("vanilla", 3, "one", task="first", judged=[None, None]))
+    records.append(record("unpooled", 3, "one", task="first", judged=[None, None]))
     found = scores.score(records, judge=judged("tests:never", never))
-    assert list(found["vanilla"]) == ["judge", "exact", "contained"]
-    assert found["vanilla"]["judge"].value.value == pytest.approx(2 / 3)
-    assert found["vanilla"]["judge"].value.utterances == 3
+    assert list(found["unpooled"]) == ["judge", "exact", "contained"]
+    assert found["unpooled"]["judge"].value.value == pytest.approx(2 / 3)
+    assert found["unpooled"]["judge"].value.utterances == 3

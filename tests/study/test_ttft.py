@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from affinity_pool.study.ttft import Ttft, interleave, median_interval, rounds, timed, total
+from affinity_pool.study.efficiency.ttft import Ttft, interleave, median_interval, rounds, timed, total
 
 
 def test_runs_alternate_and_warm_up_does_not_count() -> None:
@@ -50,11 +50,11 @@ def test_a_machine_that_slows_down_moves_no_ratio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vanilla", "verdict"),
+    ("unpooled", "verdict"),
     [(1.5, "pooling is 1.50x faster"), (0.5, "pooling is 2.00x SLOWER"), (1.0, "no difference that 7 pairs")],
 )
-def test_the_verdict_says_when_pooling_is_slower(vanilla: float, verdict: str) -> None:
-    assert Ttft((vanilla,) * 7, (1.0,) * 7).verdict.startswith(verdict)
+def test_the_verdict_says_when_pooling_is_slower(unpooled: float, verdict: str) -> None:
+    assert Ttft((unpooled,) * 7, (1.0,) * 7).verdict.startswith(verdict)
 
 
 def test_the_total_pairs_runs_not_medians() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affinity_pool.study import InputError
+from affinity_pool.study.errors import InputError
 from affinity_pool.study.metrics.text import normalise
 from affinity_pool.study.metrics.wer import error_rates, marked, word_errors
 

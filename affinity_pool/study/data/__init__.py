@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import BUNDLED, InputError
+from ..bundled import BUNDLED
+from ..errors import InputError
 from .audio import Audio, load_audio
 from .files import exists
 from .manifest import Utterance, Word, read_manifest

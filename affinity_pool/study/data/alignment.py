@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import InputError
+from ..errors import InputError
 from ..metrics.tasks import for_task
 from ..metrics.text import normalise, primary
 from .audio import Audio

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from .. import InputError
+from ..errors import InputError
 from .containers import whole
 from .files import contents
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import InputError
+from ..errors import InputError
 from .manifest import TASK, Utterance, unique
 
 COLUMNS = {

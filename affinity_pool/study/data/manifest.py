@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from .. import InputError
+from ..errors import InputError
 from ..metrics.tasks import METRICS
 from .audio import LONGEST, Audio, load_audio
 from .files import contents

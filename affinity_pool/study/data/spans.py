@@ -27,7 +27,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from .. import InputError
+from ..errors import InputError
 from ..groups import Span
 from .manifest import Word
 

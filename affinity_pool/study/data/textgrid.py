@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import InputError
+from ..errors import InputError
 from .files import contents
 
 INTERVALS, POINTS = "IntervalTier", "TextTier"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import InputError
+from ..errors import InputError
 from .metric import Counts, Metric
 
 

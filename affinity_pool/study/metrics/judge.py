@@ -21,7 +21,7 @@ from functools import wraps
 
 import numpy as np
 
-from .. import InputError
+from ..errors import InputError
 from .metric import Counts, Metric, share
 
 Judge = Callable[[str, str, str], float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from .. import InputError
+from ..errors import InputError
 from .answers import accuracy
 from .metric import Metric
 from .translation import bleu, chrf

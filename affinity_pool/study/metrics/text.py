@@ -17,7 +17,7 @@ from typing import Literal
 
 import regex
 
-from .. import InputError
+from ..errors import InputError
 
 Unit = Literal["word", "character"]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models import Reduce
+from ...models import Reduction
 from .budgets import at_budget
 
 
-def bipartite_merge(kept: Tensor) -> Reduce:
+def bipartite_merge(kept: Tensor) -> Reduction:
     """Merge the audio tokens of row ``b`` into ``kept[b]``, the most similar pairs first, wherever they are.
 
     In each round the tokens alternate between two sets, A and B; each token of A is paired with its most similar token

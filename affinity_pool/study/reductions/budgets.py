@@ -7,30 +7,32 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...models import Reduce
+from ...models import Reduction
 from ..groups import Span
 from .by_plan import by_row
-from .plans import random_drop, uniform_drop, uniform_merge
+from .plans import random_drop_plan, uniform_drop_plan, uniform_merge_plan
 
 
-def drop_uniformly(kept: Tensor) -> Reduce:
+def uniform_drop(kept: Tensor) -> Reduction:
     """Keep ``kept[b]`` audio tokens of row ``b`` at equal strides. ``kept`` is as for :func:`at_budget`."""
-    return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_drop([Span(0, len(tokens))], [keep])))
+    return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_drop_plan(_whole(tokens), [keep])))
 
 
-def drop_randomly(kept: Tensor, seeds: Sequence[int]) -> Reduce:
+def random_drop(kept: Tensor, seeds: Sequence[int]) -> Reduction:
     """Keep ``kept[b]`` audio tokens of row ``b`` drawn with ``seeds[b]``. ``kept`` is as for :func:`at_budget`."""
     if len(seeds) != len(kept):
         raise ValueError(f"seeds must have one number for each row of kept, got {len(seeds)} for {len(kept)}")
-    return at_budget(kept, lambda row, tokens, keep: (tokens, random_drop([Span(0, len(tokens))], [keep], seeds[row])))
+    return at_budget(
+        kept, lambda row, tokens, keep: (tokens, random_drop_plan([Span(0, len(tokens))], [keep], seeds[row]))
+    )
 
 
-def merge_uniformly(kept: Tensor) -> Reduce:
+def uniform_merge(kept: Tensor) -> Reduction:
     """Merge the audio tokens of row ``b`` into ``kept[b]`` bins of equal size. ``kept`` is as for :func:`at_budget`."""
-    return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_merge([Span(0, len(tokens))], [keep])))
+    return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_merge_plan(_whole(tokens), [keep])))
 
 
-def at_budget(kept: Tensor, reduce_row: Callable[[int, Tensor, int], tuple[Tensor, Tensor]]) -> Reduce:
+def at_budget(kept: Tensor, reduce_row: Callable[[int, Tensor, int], tuple[Tensor, Tensor]]) -> Reduction:
     """A :func:`by_row` reduction told how many tokens a row keeps: 1 to the ``n`` it has, or 0 of none.
 
     Args:
@@ -55,3 +57,8 @@ def at_budget(kept: Tensor, reduce_row: Callable[[int, Tensor, int], tuple[Tenso
         return reduce_row(row, tokens, min(budgets[row], len(tokens)))
 
     return by_row(one, rows=len(budgets))
+
+
+def _whole(tokens: Tensor) -> list[Span]:
+    """The recording as one unit."""
+    return [Span(0, len(tokens))]

@@ -7,29 +7,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...checks import check_pool_padded
-from ...models import Reduce
+from ...checks import check_index, check_mergeable, check_rows
+from ...models import Reduction
 from ...results import PooledPadded
 
 RowReduction = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """Of row ``b`` and its audio tokens ``[n, D]``: the tokens, changed or not, and the plan to carry out on them."""
 
 
-def planned(plan_of: Callable[[int, int], Tensor]) -> Reduce:
+def planned(plan_of: Callable[[int, int], Tensor]) -> Reduction:
     """Ask ``plan_of(b, n)`` where the ``n`` audio tokens of row ``b`` go, and send them there.
 
     Args:
         plan_of: returns int64 ``[n]``, see :mod:`affinity_pool.study.reductions.plans`; on any device.
 
     Returns:
-        A reduction whose threshold and window mean nothing. Means are summed in float64; a token alone is copied bit
-        for bit, and so is text. A mean may span text, two clips of a prompt say: it stands where its first token stood.
-        Gradients flow from the values. A call raises ValueError if a plan is not one for ``n`` tokens.
+        A reduction. Means are summed in float64; a token alone is copied bit for bit, and so is text. A mean may span
+        text, two clips of a prompt say: it stands where its first token stood. Gradients flow from the values. A call
+        raises ValueError if a plan is not one for ``n`` tokens.
     """
     return by_row(lambda row, tokens: (tokens, plan_of(row, len(tokens))))
 
 
-def by_row(reduce_row: RowReduction, rows: int | None = None) -> Reduce:
+def by_row(reduce_row: RowReduction, rows: int | None = None) -> Reduction:
     """As :func:`planned`, for plans that depend on the tokens or change them first.
 
     Args:
@@ -38,15 +38,11 @@ def by_row(reduce_row: RowReduction, rows: int | None = None) -> Reduce:
     """
 
     def reduce(
-        x: Tensor,
-        lengths: Tensor | None = None,
-        *,
-        mergeable: Tensor | None = None,
-        threshold: float = 0.8,
-        window: int = 3,
-        left_padded: bool = False,
+        x: Tensor, lengths: Tensor | None = None, mergeable: Tensor | None = None, *, left_padded: bool = True
     ) -> PooledPadded:
-        check_pool_padded(x, lengths, mergeable, threshold, window)
+        check_rows(x, "[B, T, D]")
+        check_index("lengths", lengths, x, size=x.shape[0])
+        check_mergeable(mergeable, x)
         batch, width, _ = x.shape
         if rows is not None and batch != rows:
             raise ValueError(f"x must have the {rows} rows that budgets were given for, got {batch}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...models import Reduce
+from ...models import Reduction
 from .budgets import at_budget
 
 
-def interpolate(kept: Tensor) -> Reduce:
+def interpolate(kept: Tensor) -> Reduction:
     """Resample the ``n`` audio tokens of row ``b`` to ``kept[b]``, evenly from the first token to the last.
 
     A single token is taken from the middle. An output between two tokens mixes them in float64 and takes the place of

@@ -60,7 +60,7 @@ def quota(units: Sequence[Span], tokens: int | None = None, share: float | None 
     return [end - start for start, end in pairwise(ends)]
 
 
-def uniform_merge(units: Sequence[Span], keep: Sequence[int]) -> Tensor:
+def uniform_merge_plan(units: Sequence[Span], keep: Sequence[int]) -> Tensor:
     """Uniform Merge: cut unit ``u`` into ``keep[u]`` bins as equal as can be, and keep each bin's mean.
 
     Raises:
@@ -71,25 +71,25 @@ def uniform_merge(units: Sequence[Span], keep: Sequence[int]) -> Tensor:
     return before[unit] + place * kept // length
 
 
-def uniform_drop(units: Sequence[Span], keep: Sequence[int]) -> Tensor:
+def uniform_drop_plan(units: Sequence[Span], keep: Sequence[int]) -> Tensor:
     """Uniform Drop: keep ``keep[u]`` tokens of unit ``u`` at equal strides: the last of each bin of Uniform Merge.
 
     Raises:
-        ValueError: as :func:`uniform_merge`.
+        ValueError: as :func:`uniform_merge_plan`.
     """
     _, place, length, kept = _tokens(units, keep)
     last = (place + 1) * kept // length > place * kept // length
-    return torch.where(last, uniform_merge(units, keep), -1)
+    return torch.where(last, uniform_merge_plan(units, keep), -1)
 
 
-def random_drop(units: Sequence[Span], keep: Sequence[int], seed: int) -> Tensor:
+def random_drop_plan(units: Sequence[Span], keep: Sequence[int], seed: int) -> Tensor:
     """Random Drop: keep ``keep[u]`` tokens of unit ``u``, each as likely as any other.
 
     What stays depends on the arguments alone: give every recording a seed of its own. With one seed, what stays at a
     smaller budget also stays at a larger one.
 
     Raises:
-        ValueError: as :func:`uniform_merge`.
+        ValueError: as :func:`uniform_merge_plan`.
     """
     unit, place, _, kept = _tokens(units, keep)
     n = len(unit)

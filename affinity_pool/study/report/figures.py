@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
-from .. import folders
+from ..runs import folders
 from .palette import DARK, LIGHT, TOKENS, Palette, coloured
 
 Drawn = ParamSpec("Drawn")

@@ -8,11 +8,9 @@ other, such as one a layer, have two colours in turn and grey for single tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap
@@ -20,41 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from ..data.manifest import Word
-from ..groups import Span, containing
+from ..groups import Picture, Row, Span, containing
 from .drawing import long
 from .figures import UNIT, Chart, as_written
 from .palette import LIGHT, Palette
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of bars: the audio tokens, or the groups left after a site."""
-
-    name: str
-    detail: str
-    spans: Sequence[Span]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """All that is drawn."""
-
-    title: str
-    mel: np.ndarray
-    """``[bins, frames]`` log-mel spectrogram of the recording, without the padding."""
-    seconds: float
-    frame_seconds: float
-    words: Sequence[Word]
-    rows: Sequence[Row]
-    """The encoder's tokens, then what is left after each site."""
-    independent: bool = False
-    """Each row is made of the first one, not of the row before."""
-
-    @property
-    def end(self) -> float:
-        """Seconds at the right edge: the last token may reach past the recording."""
-        return max(self.seconds, self.rows[0].spans[-1].end * self.frame_seconds)
-
 
 # Inches, whatever the recording: only the time axis grows with it, and many rows are lower.
 ROWS = 4.6

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .. import folders
+from ..runs import folders
 from .figures import Chart, printable
 from .style import STYLESHEET
 

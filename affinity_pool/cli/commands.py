@@ -1,0 +1,27 @@
+"""All commands, in the order of ``--help``. What a command does is imported when it runs."""
+
+from __future__ import annotations
+
+from .application import app, spoken  # first: says it where typer or rich is missing  # isort: skip
+from ..study.experiments.calibrate.command import calibrate
+from ..study.experiments.cost.command import cost
+from ..study.experiments.demo.command import demo
+from ..study.experiments.dynamics.command import dynamics
+from ..study.experiments.evaluate.command import evaluate
+from ..study.experiments.oracle.command import oracle
+from ..study.experiments.probe.command import probe
+from .bench import bench
+from .env import env
+
+app.command()(demo)
+app.command("eval")(evaluate)
+for command in (oracle, probe, dynamics, cost, calibrate):
+    app.command()(command)
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)(bench)
+app.command()(env)
+
+
+def main() -> None:
+    """Entry point of ``affinity-pool``."""
+    with spoken():
+        app()

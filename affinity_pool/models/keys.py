@@ -1,0 +1,40 @@
+"""The keys that a pooled prefill leaves behind: from each site on there are fewer than the caller has tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class SiteState:
+    """The keys of the layers from a site on, as its prefill left them."""
+
+    removed: int
+    """Columns the caller has more than these layers."""
+    valid: Tensor | None
+    """``[B, columns]`` bool, False in padding; later columns are all valid. None where nothing is padding."""
+    shift: Tensor | None
+    """``[B, 1]`` how far the caller's positions run ahead of these layers'; None where they are the same."""
+
+    def valid_keys(self, keys: int, own_mask: Tensor | None) -> Tensor | None:
+        """Padding of all ``keys`` columns, once a call whose own columns are ``own_mask`` (None: all valid) is in."""
+        if own_mask is not None:
+            past = keys - own_mask.shape[1]
+            before = own_mask.new_ones(own_mask.shape[0], past) if self.valid is None else self._grown(past)
+            self.valid = torch.cat([before, own_mask.to(before.device)], 1)
+        return None if self.valid is None else self._grown(keys)
+
+    def _grown(self, keys: int) -> Tensor:
+        assert self.valid is not None
+        return F.pad(self.valid, (0, keys - self.valid.shape[1]), value=True)
+
+    def select(self, rows: Tensor) -> None:
+        """Follow the batch to these rows, as the keys do."""
+        if self.valid is not None:
+            self.valid = self.valid[rows.to(self.valid.device)]
+        if self.shift is not None:
+            self.shift = self.shift[rows.to(self.shift.device)]

@@ -1,0 +1,128 @@
+"""Patched models, and their forwards under way. Each belongs to its thread, and is gone when it returns or raises.
+
+Hooks ask :func:`current` what the call is that they run in: a prefill with audio, the continuation of a pooled cache,
+or one with nothing to do. None means that a patched decoder was called around its model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from .keys import SiteState
+from .sites import Positions, Site
+from .stats import SiteRecord
+
+PooledBy = tuple[tuple[int, ...], Positions]
+"""The layers of the sites of a patch, and its positions: a cache is continued by any patch that has the same."""
+
+
+@dataclass(eq=False)
+class Patched:
+    """A model with a patch on it: what its calls and hooks go by."""
+
+    model: Any
+    decoder: Any
+    features: str
+    audio_token_id: Callable[[Any], int]
+    """As ``features``, of the model's family."""
+    sites: tuple[Site, ...]
+    """In the order of their layers."""
+    positions: Positions
+    records: list[SiteRecord] = field(default_factory=list)
+    """Of the last prefill with audio to end, in any thread."""
+
+    @property
+    def pooled_by(self) -> PooledBy:
+        """What a patch must have in common with this one to continue a cache that this one pooled."""
+        return tuple(site.layer for site in self.sites), self.positions
+
+
+@dataclass
+class Call:
+    """A forward of a patched model; of this very class if there is nothing to do in it."""
+
+    patched: Patched
+
+
+@dataclass
+class PooledCall(Call):
+    """A call whose layers, from some site on, have other columns than the caller."""
+
+    states: dict[int, SiteState] = field(default_factory=dict, kw_only=True)
+    """Of the sites at which columns have merged, by layer."""
+    override: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    """What layers get instead of the caller's, from the last site on."""
+    passed: list[int] = field(default_factory=list, kw_only=True)
+    """Layers whose hooks have run."""
+    positions: Tensor | None = field(default=None, kw_only=True)
+    """``[..., B or 1, T]`` of the columns entering the next site (in a continuation: of the caller's)."""
+
+
+@dataclass
+class Prefill(PooledCall):
+    """A call that carries audio, as far as the layers have come."""
+
+    audio: Tensor
+    """``[B, T]`` bool, audio tokens among the columns entering the next site."""
+    mask: Tensor | None
+    """``[B, T]`` the caller's attention mask."""
+    lengths: Tensor | None = None
+    """``[B]`` int32, columns of each row that are not padding; None: all are."""
+    tokens: list[int] | None = None
+    """The same as the host knows it; None before the first site."""
+    shift: Tensor | None = None
+    """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
+    records: list[SiteRecord] = field(default_factory=list)
+    caller_audio: Tensor = field(init=False)
+    """``audio`` among the caller's columns."""
+
+    def __post_init__(self) -> None:
+        self.caller_audio = self.audio
+
+
+@dataclass
+class Continuation(PooledCall):
+    """A call on top of a pooled cache."""
+
+    own_mask: Tensor | None = None
+    """``[B, queries]`` bool, the mask of this call's own tokens; None: none is padding."""
+
+
+class _Running(threading.local):
+    """Of this thread, innermost last: a forward may be started inside another one, of the same model or another."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+
+_running = _Running()
+
+
+def enter(call: Call) -> list[Call]:
+    """From here on hooks of the patch run in ``call``, in this thread; :func:`leave` takes what is returned."""
+    outer = _running.calls
+    _running.calls = [*outer, call]
+    return outer
+
+
+def leave(outer: list[Call]) -> None:
+    """End the innermost call, however it ended, and those inside it that never did."""
+    _running.calls = outer
+
+
+def current(patched: Patched) -> Call | None:
+    """The innermost call of this patched model in this thread; None outside of any."""
+    for call in reversed(_running.calls):
+        if call.patched is patched:
+            return call
+    return None
+
+
+def innermost() -> Patched | None:
+    """The patched model that is running in this thread; the innermost if several are."""
+    return _running.calls[-1].patched if _running.calls else None

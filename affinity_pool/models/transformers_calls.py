@@ -1,0 +1,148 @@
+"""Calls of decoders as transformers writes them: masks, positions and rotary phases are arguments of every layer.
+
+A prefill is told by its features, or by embeddings of which the caller says what is audio. At a site it gets the mask,
+positions and phases of the pooled columns; a continuation gets the mask of the pooled keys. Without a KV cache each
+step is a prefill: causality makes it pool the same groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .cache import PooledCache, cache_of, check_owner
+from .calls import AUDIO_POSITIONS, Calls, Hook
+from .keys import SiteState
+from .masks import attention_mask
+from .refusals import check_prefill
+from .running import Call, Continuation, PooledCall, Prefill, current
+
+
+class TransformersCalls(Calls):
+    """The default: every family but Kimi-Audio."""
+
+    def begin(self, kwargs: dict[str, Any]) -> Call:
+        patched, ids, cache = self.patched, kwargs.get("input_ids"), cache_of(kwargs)
+        features, embedded = self._carries_features(kwargs), None
+        if features and kwargs.get(AUDIO_POSITIONS) is not None:
+            raise ValueError("audio_positions goes with inputs_embeds, and this call has features: pass one of them")
+        if features or (embedded := _audio_among_embeddings(kwargs)) is not None:
+            check_prefill(kwargs, patched.features, patched.decoder)
+            audio = self._placeholders(kwargs["input_ids"]) if embedded is None else embedded
+            return Prefill(patched, audio, kwargs.get("attention_mask"))
+        if isinstance(cache, PooledCache):
+            check_owner(cache.pooled_by, patched)
+            queries = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
+            mask = kwargs.get("attention_mask")
+            if mask is not None and queries > 1:
+                cache.check_history(mask[:, :-queries])
+            return Continuation(patched, _own_mask(mask, queries), states=cache.states)
+        return Call(patched)
+
+    def _placeholders(self, ids: Tensor) -> Tensor:
+        return ids == self.patched.audio_token_id(self.patched.model.config)
+
+    def _carries_features(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a call has features that it uses: assisted decoding may hand them to steps that verify text alone."""
+        ids = kwargs.get("input_ids")
+        if kwargs.get(self.patched.features) is None or (ids is not None and ids.shape[1] == 1):
+            return False
+        if isinstance(cache_of(kwargs), PooledCache) and ids is not None:
+            return bool(self._placeholders(ids).any())
+        return True
+
+    def prefill_from(
+        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        decoder, width = self.patched.decoder, starts.shape[1]
+        position_ids = torch.arange(width, device=hidden.device)[None]
+        valid = None
+        if lengths is not None:
+            position_ids = position_ids - (width - lengths[:, None])
+            valid = position_ids >= 0
+            position_ids = position_ids.clamp(min=0)
+        if self.patched.positions == "keep":
+            given = call.override.get("position_embeddings", kwargs["position_embeddings"])
+            cos_sin = tuple(_phases_at(phase, starts) for phase in given)
+        else:
+            cos_sin = decoder.rotary_emb(hidden, call.positions)
+        call.override = {
+            "attention_mask": attention_mask(decoder.config._attn_implementation, valid, width, width, hidden),
+            "position_ids": position_ids,  # from 0 in both modes: gaps make FlashAttention see packed sequences
+            "position_embeddings": cos_sin,
+        }
+        call.states[layer] = SiteState(call.caller_audio.shape[1] - width, valid, call.shift)
+        cache = cache_of(kwargs)
+        if cache is not None:
+            PooledCache.adopt(cache, call)
+
+    def continue_from(self, call: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        decoder, state, queries = self.patched.decoder, call.states[layer], hidden.shape[1]
+        keys = cache_of(kwargs).columns(layer) + queries
+        valid = state.valid_keys(keys, call.own_mask)
+        mask = attention_mask(decoder.config._attn_implementation, valid, queries, keys, hidden)
+        if mask is None and kwargs["attention_mask"] is None and state.shift is None:
+            call.override = {}
+            return
+        call.override = {"attention_mask": mask}
+        if state.shift is not None:
+            assert call.positions is not None
+            call.override["position_embeddings"] = decoder.rotary_emb(hidden, call.positions - state.shift)
+
+    def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
+        """Renumbering needs the positions behind the phases, which layers are not always told (multimodal RoPE)."""
+        if self.patched.positions == "compact":
+            yield self.patched.decoder.rotary_emb, self._note_positions
+
+    def _note_positions(self, rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = current(self.patched)
+        if isinstance(call, PooledCall) and call.positions is None:  # else the question is our own
+            call.positions = args[1] if len(args) > 1 else kwargs["position_ids"]
+
+
+def _audio_among_embeddings(kwargs: dict[str, Any]) -> Tensor | None:
+    """The caller's ``audio_positions``, if this call has embeddings that are audio; None if it has none."""
+    given, ids, embeds = kwargs.get(AUDIO_POSITIONS), kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+    if embeds is None:
+        cache = cache_of(kwargs)
+        if given is not None and (cache is None or cache.get_seq_length() == 0):
+            raise ValueError(
+                "audio_positions goes with inputs_embeds, and this call has none: where there are input_ids their "
+                "placeholders say what is audio. Without a KV cache generate() cannot go on from inputs_embeds"
+            )
+        return None  # of a prompt whose decoding this is: generate() hands its arguments to every step
+    if ids is not None or (embeds.shape[1] == 1 and given is None):
+        return None
+    if given is None:
+        raise ValueError(
+            "inputs_embeds may hold audio, and pooling cannot see where: pass audio_positions, a [batch, tokens] "
+            "bool mask of the embeddings that are audio (all False if none is), to the model or to generate(), or "
+            "remove the patch"
+        )
+    if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != embeds.shape[:2]:
+        kind = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"audio_positions must be a bool tensor of shape {list(embeds.shape[:2])}, got {kind}")
+    return given if bool(given.any()) else None
+
+
+def _phases_at(phase: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index [B, W]`` of cosines or sines ``[..., B or 1, T, D]``."""
+    if phase.shape[-3] == 1:  # one for all rows, as without padding: a copy of whole rows, ten times faster
+        return phase.squeeze(-3).index_select(-2, index.flatten()).unflatten(-2, index.shape)
+    axes = phase.shape[:-3]  # multimodal RoPE of transformers 4 tells time, height and width apart up to attention
+    rows = index.unsqueeze(-1).expand(*axes, *index.shape, phase.shape[-1])
+    return phase.expand(*axes, index.shape[0], -1, -1).gather(-2, rows)
+
+
+def _own_mask(mask: Tensor | None, queries: int) -> Tensor | None:
+    """The mask of this call's own tokens if some are padding: a second turn of a batch, padded in the middle.
+
+    A single token never is: not looking keeps decoding free of host synchronisation.
+    """
+    if mask is None or queries == 1:
+        return None
+    own = mask[:, -queries:].bool()
+    return None if bool(own.all()) else own

@@ -1,0 +1,1 @@
+"""What a prefill takes: ``flops`` counts operations from token counts, ``ttft`` times runs in turns."""

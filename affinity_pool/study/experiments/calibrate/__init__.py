@@ -1,0 +1,1 @@
+"""Sites, thresholds and windows for a budget, found from recordings without texts."""

@@ -1,0 +1,92 @@
+"""``affinity-pool calibrate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ....cli.application import explained
+from ....cli.options import (
+    Batch,
+    Data,
+    Device,
+    Dtype,
+    Layers,
+    Limit,
+    Longest,
+    Model,
+    Out,
+    Prompt,
+    Task,
+    layers_of,
+    rules_of,
+)
+
+
+def calibrate(
+    model: Model = None,
+    data: Data = None,
+    flops: Annotated[
+        float | None, typer.Option(help="Budget: decoder prefill FLOPs, as a share of the unpooled model's.")
+    ] = None,
+    retention: Annotated[float | None, typer.Option(help="Budget: share of the audio tokens left at the end.")] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            help="What shall stay as it was: 'answer', the greedy answer's text, or 'first-token', its distribution."
+        ),
+    ] = "answer",
+    layers: Layers = None,
+    windows: Annotated[str, typer.Option(help="Latest tokens of the open group to compare with.")] = "1,3",
+    task: Task = None,
+    prompt: Prompt = None,
+    limit: Limit = None,
+    batch: Batch = 16,
+    longest: Longest = 256,
+    out: Out = Path("out/calibrate"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Find sites, thresholds and windows for a budget, from recordings without texts.
+
+    Writes affinity_pool.json, for affinity_pool.patch(model, path), and a picture of what else there was to choose.
+    """
+    with explained():
+        from ..session import open_session
+        from . import run as calibrate
+        from .page import page
+
+        budget = calibrate.CostBudget(flops, retention)
+        kind = calibrate.check_criterion(criterion)
+        _, widths = rules_of("1", windows)
+        session = open_session(
+            "calibrate",
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
+            check=lambda utterances, depth: layers_of(layers, depth),
+        )
+        search = calibrate.Search(
+            session.lslm,
+            budget,
+            kind,
+            tuple(layers_of(layers, session.lslm.depth)),
+            tuple(widths),
+            longest,
+        )
+        found = search.run(
+            lambda step, options, work: session.run(step, {**options, "task": task}, work, folder=out / step)
+        )
+        if session.leads:
+            summary = calibrate.summarise(search, found, session.data)
+            session.write(summary, page(summary))
+            if found.chosen is not None:
+                calibrate.save(found.chosen, out)

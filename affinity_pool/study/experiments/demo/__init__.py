@@ -1,0 +1,1 @@
+"""Recorded speech with and without pooling, side by side."""

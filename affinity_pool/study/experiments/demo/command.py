@@ -1,0 +1,66 @@
+"""``affinity-pool demo``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ....cli.application import console, explained
+from ....cli.options import Device, Dtype, Model, Sites, asked
+
+
+def demo(
+    audio: Annotated[
+        list[Path] | None, typer.Option(help="Recording to use instead of the bundled ones; repeat for more.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Reference text for the WER, one for each --audio.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Manifest (JSON lines) to use instead of the bundled one.")] = None,
+    model: Model = None,
+    sites: Sites = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            "--task",
+            help="What to ask; also picks the recordings of a manifest by their task.",
+            callback=asked,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
+    runs: Annotated[int, typer.Option(min=6, help="Pairs of timed runs for each recording.")] = 11,
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Recorded speech through a speech language model, with and without Dual Affinity Pooling.
+
+    Prints both transcripts and their word error rate, the audio tokens left after each site, prefill FLOPs, KV cache
+    and time to first token side by side, and writes a page (HTML), a picture of the groups (PNG) and summary.json.
+    """
+    with explained():
+        from rich.progress import track
+
+        from ...runs import folders
+        from ...sites import check_sites
+        from ...subject import lslm
+        from . import page as demo_page
+        from . import run as demo
+        from . import terminal as demo_terminal
+
+        folders.take(out, "demo")
+        demo.find_recordings(audio or [], text or [], data, prompt)
+        loaded = lslm.load(model, device, dtype, lambda depth: check_sites(sites, depth))
+        chosen, notes = demo.select_recordings(loaded, audio or [], text or [], data, prompt)
+        result = demo.run(
+            loaded,
+            chosen,
+            sites or loaded.sites,
+            prompt=prompt,
+            runs=runs,
+            notes=notes,
+            progress=lambda clips: track(clips, "listening", console=console, transient=True),
+        )
+        demo_terminal.show(result, console)
+        written = demo_page.write(result, out)
+    console.print("\nWritten to", f"{out}:", ", ".join(path.name for path in written), soft_wrap=True)

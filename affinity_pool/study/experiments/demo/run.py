@@ -1,0 +1,240 @@
+"""The demo: recordings go through a speech language model twice, as it is and with Dual Affinity Pooling.
+
+For each recording: both answers and their word errors, the audio tokens left after each site, the operations of the
+prefill (computed from the token counts, see ``flops``), the bytes of the KV cache after it (measured), and the time to
+the first token (measured in interleaved pairs, see ``ttft``). Totals are over all recordings, and a picture shows the
+groups of the longest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ....models import PrefillStats, Site, patch
+from ....models.sites import Positions
+from ...data import Utterance, open_data
+from ...efficiency import ttft
+from ...efficiency.flops import Flops, knows_encoder, prefill_flops, tokens_per_layer
+from ...efficiency.ttft import Ttft
+from ...errors import InputError
+from ...groups import Picture, Row, Span, spans_after_sites
+from ...metrics.wer import WordErrors, word_errors
+from ...sites import site_name
+from ...subject.lslm import Lslm
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What prefills take without and with pooling."""
+
+    text_tokens: int
+    audio_tokens: tuple[int, ...]
+    """As the encoder made them, then after each site."""
+    flops: tuple[Flops, Flops]
+    kv_bytes: tuple[int, int]
+    ttft: Ttft
+
+    @property
+    def flops_ratio(self) -> float:
+        """Pooled over unpooled, the decoder alone."""
+        return self.flops[1].decoder / self.flops[0].decoder
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording, both answers and both costs."""
+
+    name: str
+    seconds: float
+    prompt: str
+    reference: str | None
+    unpooled: str
+    pooled: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A finished run."""
+
+    model: str
+    device: str
+    dtype: str
+    sites: tuple[Site, ...]
+    positions: Positions
+    runs: int
+    clips: tuple[Clip, ...]
+    picture: Picture
+    notes: tuple[str, ...]
+    """What the reader should know: recordings left out or cut."""
+
+    @property
+    def cost(self) -> Cost:
+        """Of all recordings together."""
+        parts = [clip.cost for clip in self.clips]
+        unpooled, pooled = zip(*(part.flops for part in parts), strict=True)
+        return Cost(
+            text_tokens=sum(part.text_tokens for part in parts),
+            audio_tokens=tuple(map(sum, zip(*(part.audio_tokens for part in parts), strict=True))),
+            flops=(sum(unpooled[1:], unpooled[0]), sum(pooled[1:], pooled[0])),
+            kv_bytes=(sum(part.kv_bytes[0] for part in parts), sum(part.kv_bytes[1] for part in parts)),
+            ttft=ttft.total([part.ttft for part in parts]),
+        )
+
+    @property
+    def errors(self) -> tuple[WordErrors, WordErrors] | None:
+        """Word errors of both answers over the recordings that have a reference; None if none has."""
+        known = [clip for clip in self.clips if clip.reference is not None]
+        if not known:
+            return None
+        references = [str(clip.reference) for clip in known]
+        return (
+            word_errors(references, [clip.unpooled for clip in known]),
+            word_errors(references, [clip.pooled for clip in known]),
+        )
+
+
+def find_recordings(
+    audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
+) -> list[Utterance]:
+    """The recordings that are asked for.
+
+    Files in ``audio`` are all taken, with ``texts`` as references in the same order. Else the utterances of the
+    manifest ``data`` (None: the bundled one) whose task is ``task`` (None: transcribe).
+
+    Raises:
+        InputError: there are none such, or the references do not fit.
+    """
+    if audio:
+        if data is not None:
+            raise InputError("give either --audio or --data, not both")
+        if texts and len(texts) != len(audio):
+            raise InputError(
+                f"{len(audio)} recordings but {len(texts)} reference texts: give --text once for each --audio"
+            )
+        references: list[str | None] = [*texts] or [None] * len(audio)
+        task = task or "transcribe"
+        return [Utterance(path.stem, path, text, task) for path, text in zip(audio, references, strict=True)]
+    if texts:
+        raise InputError("--text is the reference of an --audio, which is missing")
+    everything = open_data(data)
+    wanted = [utterance for utterance in everything if utterance.task == (task or "transcribe")]
+    if not wanted:
+        tasks = ", ".join(sorted({utterance.task for utterance in everything}))
+        name = data or "the bundled manifest"
+        raise InputError(f"{name} has no recording for the task {task or 'transcribe'!r}, only for {tasks}")
+    return wanted
+
+
+def select_recordings(
+    lslm: Lslm, audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
+) -> tuple[list[Utterance], list[str]]:
+    """The recordings to run, see :func:`find_recordings`, and notes on those of a manifest left out.
+
+    Of a manifest those are run whose reference the model's tokenizer can spell.
+    """
+    wanted = find_recordings(audio, texts, data, task)
+    if audio:
+        return wanted, []
+    chosen = [utterance for utterance in wanted if utterance.text is None or lslm.can_spell(utterance.text)]
+    if not chosen:
+        name = data or "the bundled manifest"
+        raise InputError(f"every text in {name} has words that are not in the vocabulary of {lslm.name}")
+    left = [utterance.id for utterance in wanted if utterance not in chosen]
+    return chosen, [f"left out, with words outside the model's vocabulary: {', '.join(left)}"] if left else []
+
+
+def run(
+    lslm: Lslm,
+    utterances: Sequence[Utterance],
+    sites: str | Path | Sequence[Site],
+    *,
+    prompt: str | None = None,
+    runs: int = 11,
+    notes: Sequence[str] = (),
+    progress: Callable[[Sequence[Utterance]], Any] = iter,
+) -> Demo:
+    """Run every recording; ``prompt`` None asks each for its own task. ``progress`` wraps the iteration."""
+    clips, pictures, cuts = [], [], []
+    resolved, positions = lslm.pooling(sites)
+    for utterance in progress(utterances):
+        clip, picture, cut = _run_clip(lslm, utterance, prompt or utterance.task, resolved, positions, runs)
+        clips.append(clip)
+        pictures.append(picture)
+        cuts += cut
+    return Demo(
+        model=lslm.name,
+        device=str(lslm.device),
+        dtype=lslm.dtype,
+        sites=resolved,
+        positions=positions,
+        runs=runs,
+        clips=tuple(clips),
+        picture=max(pictures, key=lambda picture: picture.seconds),
+        notes=(*notes, *cuts),
+    )
+
+
+def _run_clip(
+    lslm: Lslm, utterance: Utterance, prompt: str, sites: Sequence[Site], positions: Positions, runs: int
+) -> tuple[Clip, Picture, list[str]]:
+    audio, cut = utterance.load(lslm.rate), []
+    if audio.seconds > lslm.longest:
+        cut = [f"{utterance.id} has {audio.seconds:.1f} s; the model hears the first {lslm.longest:g} s"]
+        audio = audio.first(lslm.longest)
+    inputs = lslm.inputs(audio, prompt)
+
+    def first_token() -> float:
+        return ttft.timed(lambda: lslm.generate(inputs, longest=1), lslm.device)
+
+    def first_token_pooled() -> float:
+        with patch(lslm.model, sites, positions=positions):
+            return first_token()
+
+    said = lslm.answer(inputs)
+    with patch(lslm.model, sites, positions=positions) as handle:
+        said_pooled = lslm.answer(inputs)
+        stats = handle.stats
+    assert stats is not None  # the answer began with a prefill
+    cost = _cost(lslm, inputs, stats, ttft.interleave(first_token, first_token_pooled, runs))
+    frame = lslm.token_seconds
+    spans = spans_after_sites(stats.sites, lslm.audio_positions(inputs))
+    picture = Picture(
+        title=f"{utterance.id}, {audio.seconds:.1f} s",
+        mel=lslm.spectrogram(inputs, audio),
+        seconds=audio.seconds,
+        frame_seconds=frame,
+        words=utterance.words,
+        rows=[
+            Row("audio tokens", f"{1 / frame:g} a second", [Span(i, i + 1) for i in range(cost.audio_tokens[0])]),
+            *(
+                Row(site_name(site), f"cosine ≥ {site.threshold:g}, window {site.window}", groups)
+                for site, groups in zip(sites, spans, strict=True)
+            ),
+        ],
+    )
+    return Clip(utterance.id, audio.seconds, prompt, utterance.text, said, said_pooled, cost), picture, cut
+
+
+def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: Ttft) -> Cost:
+    config = lslm.config
+    prompt = inputs["input_ids"].shape[1]
+    audio = int(lslm.audio_positions(inputs).sum())
+    depth = lslm.depth
+    after = {site.layer: site.tokens_after[0] for site in stats.sites}
+    mel_frames = inputs["input_features"].shape[-1] if knows_encoder(config) else 0
+    return Cost(
+        text_tokens=prompt - audio,
+        audio_tokens=(audio, *(site.audio_after[0] for site in stats.sites)),
+        flops=(
+            prefill_flops(config, [prompt] * depth, mel_frames=mel_frames),
+            prefill_flops(config, tokens_per_layer(depth, prompt, after), mel_frames=mel_frames),
+        ),
+        kv_bytes=(stats.kv_bytes + stats.kv_bytes_saved, stats.kv_bytes),
+        ttft=times,
+    )

@@ -1,0 +1,1 @@
+"""How alike audio tokens are, layer by layer."""

@@ -1,0 +1,93 @@
+"""``affinity-pool eval``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ....cli.application import explained
+from ....cli.options import Batch, Data, Device, Dtype, Limit, Longest, Model, Out, Prompt, Seed, Task, listed
+
+
+def evaluate(
+    model: Model = None,
+    data: Data = None,
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'aggressive', 'conservative', a JSON file, or LAYER:THRESHOLD:WINDOW[,...] as '0:0.9:1,7:0.85:3'; "
+            "repeat to compare. If left out the model's own affinity_pool.json, else 'aggressive'."
+        ),
+    ] = None,
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help="Other ways to the same number of tokens: speed-up, random-drop, uniform-drop, uniform-merge, "
+            "interpolate, bipartite-merge; 'none' for none. speed-up goes with sites at the input alone."
+        ),
+    ] = "speed-up,random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Judge of spoken answers, as package.module:function(question, reference, answer)."),
+    ] = None,
+    seed: Seed = 0,
+    task: Task = None,
+    prompt: Prompt = None,
+    limit: Limit = None,
+    batch: Batch = 16,
+    longest: Longest = 256,
+    out: Out = Path("out/eval"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Transcription, spoken questions and translation with and without pooling, beside baselines at the same budget.
+
+    WER and cWER, accuracy, BLEU, each with intervals of the paired difference; tokens left; prefill FLOPs.
+    """
+    with explained():
+        from ...data.digests import judge_source
+        from ...metrics import judged, load_judge
+        from ...runs.conditions import Answering, scorable
+        from ...sites import parse_sites
+        from ..session import open_session
+        from . import run as evaluate
+        from .page import page
+
+        referee = None if judge is None else judged(load_judge(judge), judge)
+        names = [] if baselines == "none" else listed(baselines, str, "baselines")
+
+        def check(utterances: object, depth: int) -> None:
+            evaluate.conditions([parse_sites(spec, depth) for spec in sites or ()], names, seed)
+
+        session = open_session(
+            "eval",
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
+            check=check,
+        )
+        lslm = session.lslm
+        choices = [parse_sites(spec, lslm.depth) for spec in sites or [lslm.sites]]
+        conditions = evaluate.conditions(choices, names, seed)
+        options = {
+            "conditions": [condition.name for condition in conditions],
+            "positions": [choice.positions or "keep" for choice in choices],
+            "seed": seed,
+            "longest": longest,
+            "judge": judge,
+            "task": task,
+        }
+        work = Answering(lslm, conditions, longest, referee)
+        files = {} if judge is None else {"judge": judge_source(judge)}
+        done = session.run("eval", options, work, scorable(lslm), files=files)
+        if session.leads:
+            summary = evaluate.summarise(lslm, done, referee)
+            session.write(summary, page(summary))

@@ -1,0 +1,269 @@
+"""The page of an evaluation: every task's figures, pooled and not, beside baselines at the same number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...report.charts import Bars, Point, Series, bars, frontier, lines
+from ...report.figures import Chart
+from ...report.page import Card, Cell, Page, Section, Table
+from ...report.telling import (
+    INTERVALS,
+    Claim,
+    Summary,
+    change,
+    claims,
+    form,
+    holds_zero,
+    left_out,
+    metrics_used,
+    model_name,
+    plain,
+    ran_on,
+    value,
+    with_interval,
+)
+
+METHOD = {
+    "affinity": "Affinity Pooling",
+    "speed-up": "speed-up",
+    "random-drop": "Random Drop",
+    "uniform-drop": "Uniform Drop",
+    "uniform-merge": "Uniform Merge",
+    "interpolate": "interpolation",
+    "bipartite-merge": "bipartite merge",
+}
+
+
+def page(summary: Summary) -> Page:
+    """Of ``summary.json``."""
+    tasks = list(summary["metrics"])
+    unpooled, *others = summary["conditions"]
+    choices = [condition for condition in others if condition["method"] == "affinity"]
+    return Page(
+        title=f"Affinity Pooling on {model_name(summary)}",
+        lead=f"The same recordings through the same model, unpooled, pooled, and reduced to the very same number of "
+        f"tokens by other means. {unpooled['utterances']} recordings; tasks: {', '.join(tasks)}.",
+        cards=[card for choice in choices[:1] for card in _cards(summary, unpooled, choice)],
+        findings=[*(line for choice in choices for line in _findings(summary, choice)), *left_out(summary)],
+        sections=[
+            Section("All tasks", [_overview(summary, tasks)]),
+            *(_comparison(summary, choice) for choice in choices if _baselines(summary, choice)),
+            *([_tokens(summary, choices, tasks)] if len(choices) > 1 else []),
+            *([claims(_claims(summary, choices))] if choices else []),
+            *(Section(f"Task “{task}”", [_table(summary, task)]) for task in tasks),
+            Section("How it is measured", [HOW, INTERVALS, *metrics_used(summary)]),
+        ],
+        facts=ran_on(summary),
+    )
+
+
+def label(condition: Summary) -> str:
+    """What a condition is called in tables and charts."""
+    return "unpooled" if "method" not in condition else METHOD[condition["method"]]
+
+
+def kept(condition: Summary) -> str:
+    """Tokens left after each site."""
+    return " → ".join(f"{share:.0%}" for share in condition["retention"]) or "100%"
+
+
+def _baselines(summary: Summary, choice: Summary) -> list[Summary]:
+    return [
+        condition
+        for condition in summary["conditions"][1:]
+        if condition["sites"] == choice["sites"] and condition["method"] != "affinity"
+    ]
+
+
+def _cards(summary: Summary, unpooled: Summary, choice: Summary) -> list[Card]:
+    cards = [
+        Card(f"{choice['retention'][-1]:.0%}", "of the audio tokens left", kept(choice)),
+        Card(f"{choice['relative_flops']:.0%}", "of the decoder's prefill FLOPs", choice["sites"]),
+    ]
+    for task, (head, *_) in summary["metrics"].items():
+        now, before = (condition["scores"][task][head["name"]] for condition in (choice, unpooled))
+        detail = f"{value(head, before)} unpooled; {now['utterances']} answers"
+        cards.append(Card(value(head, now), f"{head['title']}, {task}", detail))
+    return cards
+
+
+def _findings(summary: Summary, choice: Summary) -> list[str]:
+    said = []
+    for task, (head, *_) in summary["metrics"].items():
+        score = choice["scores"][task][head["name"]]
+        moved = change(head, score["difference"])
+        verdict = "no difference that could be shown" if isinstance(moved, str) else (
+            "**worse**" if moved.kind == "bad" else "better"
+        )  # fmt: skip
+        said.append(
+            f"{choice['sites']}, {kept(choice)} of the audio tokens: {head['title']} of “{task}” "
+            f"{value(head, score)}, {plain(moved)} points against the unpooled model: {verdict}."
+        )
+    return said
+
+
+def _overview(summary: Summary, tasks: Sequence[str]) -> Table:
+    heads = [summary["metrics"][task][0] for task in tasks]
+    rows: list[list[str | Cell]] = []
+    for condition in summary["conditions"]:
+        name = label(condition)
+        if condition.get("method") == "affinity":
+            name = f"{name}, {condition['sites']}"
+        scores = [condition["scores"][task][head["name"]] for task, head in zip(tasks, heads, strict=True)]
+        marks = [_marked(head, score) for head, score in zip(heads, scores, strict=True)]
+        rows.append([name, kept(condition), f"{condition['relative_flops']:.1%}", *marks])
+    strong = [at for at, condition in enumerate(summary["conditions"]) if condition.get("method") == "affinity"]
+    titles = [f"{head['title']}\n{task}" for task, head in zip(tasks, heads, strict=True)]
+    return Table(
+        ["", "audio tokens left", "prefill FLOPs", *titles],
+        rows,
+        "Coloured where the interval of the difference to the unpooled model does not hold 0.",
+        strong=strong,
+    )
+
+
+def _marked(metric: Summary, score: Summary) -> Cell | str:
+    """A value, coloured as its difference to the unpooled model is."""
+    moved = change(metric, score["difference"])
+    return Cell(value(metric, score), moved.kind) if isinstance(moved, Cell) else value(metric, score)
+
+
+def _comparison(summary: Summary, choice: Summary) -> Section:
+    """Bars for each task: the choice and its baselines."""
+    shown = [choice, *_baselines(summary, choice)]
+
+    def chart(at: int, task: str, head: Summary) -> Chart:
+        scores = [condition["scores"][task][head["name"]] for condition in shown]
+        intervals = [tuple(score["interval_95"]) if score["interval_95"][0] is not None else None for score in scores]
+        return bars(
+            f"budget-{_slug(choice['sites'])}-{at}",
+            [label(condition) for condition in shown],
+            [Bars(head["title"], [score["value"] for score in scores], intervals)],
+            x=f"{head['title']}, {head['better']} is better",
+            title=task,
+            baseline=("unpooled", summary["conditions"][0]["scores"][task][head["name"]]["value"]),
+            form=form(head),
+            width=430,
+        )
+
+    return Section(
+        f"At the same budget: {choice['sites']}, {kept(choice)} of the audio tokens",
+        [chart(at, task, metrics[0]) for at, (task, metrics) in enumerate(summary["metrics"].items())],
+    )
+
+
+def _tokens(summary: Summary, choices: Sequence[Summary], tasks: Sequence[str]) -> Section:
+    """Error against tokens left: a curve a method where all sites are at the input, else points."""
+    at_input = all(choice["layers"] == [0] for choice in choices)
+    charts: list[str | Chart] = []
+    for task in tasks:
+        head = summary["metrics"][task][0]
+        baseline = ("unpooled", summary["conditions"][0]["scores"][task][head["name"]]["value"])
+        if at_input:
+            charts.append(_curves(summary, task, head, baseline))
+        else:
+            points = [
+                Point(
+                    condition["relative_flops"],
+                    condition["scores"][task][head["name"]]["value"],
+                    condition["sites"] if condition["method"] == "affinity" else "",
+                    label(condition),
+                )
+                for condition in summary["conditions"][1:]
+            ]
+            if head["better"] == "lower":
+                charts.append(
+                    frontier(
+                        f"flops-{_slug(task)}",
+                        points,
+                        x="decoder prefill FLOPs, share of the unpooled",
+                        y=head["title"],
+                        title=task,
+                        baseline=baseline,
+                        forms=(".0%", form(head)),
+                    )
+                )
+    return Section("What tokens buy", charts or ["Metrics where higher is better are in the tables."])
+
+
+def _curves(summary: Summary, task: str, head: Summary, baseline: tuple[str, float]) -> Chart:
+    series: list[Series] = []
+    for method in METHOD:
+        found = sorted(
+            (100 * c["retention"][0], c["scores"][task][head["name"]]["value"])
+            for c in summary["conditions"][1:]
+            if c["method"] == method
+        )
+        if found:
+            series.append(Series(METHOD[method], [x for x, _ in found], [y for _, y in found], dash=len(series) % 3))
+    return lines(
+        f"tokens-{_slug(task)}",
+        series,
+        x="audio tokens left at the input, %",
+        y=head["title"],
+        title=task,
+        baseline=baseline,
+        form=form(head),
+    )
+
+
+def _table(summary: Summary, task: str) -> Table:
+    metrics = summary["metrics"][task]
+    header = ["", "audio tokens left"]
+    for at, metric in enumerate(metrics):
+        header += [metric["title"], "- unpooled, points"]
+        header += ["- Affinity Pooling, points"] if not at else []
+    rows: list[list[str | Cell]] = []
+    for condition in summary["conditions"]:
+        name = label(condition)
+        row: list[str | Cell] = [f"{name}, {condition['sites']}" if "sites" in condition else name, kept(condition)]
+        for at, metric in enumerate(metrics):
+            score = condition["scores"][task][metric["name"]]
+            row += [with_interval(metric, score), change(metric, score["difference"])]
+            if not at:
+                row.append(change(metric, condition.get("against_affinity", {}).get(task, {}).get(metric["name"])))
+        rows.append(row)
+    return Table(header, rows)
+
+
+def _claims(summary: Summary, choices: Sequence[Summary]) -> list[Claim]:
+    found = []
+    for choice in choices:
+        scores = [(task, m[0], choice["scores"][task][m[0]["name"]]) for task, m in summary["metrics"].items()]
+        moved = "; ".join(f"{task} {plain(change(head, score['difference']))}" for task, head, score in scores)
+        found.append(
+            Claim(
+                "Pooling keeps the accuracy of transcription, question answering and translation.",
+                f"{choice['sites']}, {kept(choice)} left: {moved} points",
+                all(holds_zero(score["difference"]) for _, _, score in scores),
+            )
+        )
+        rivals = [
+            change(head, other["against_affinity"][task][head["name"]])
+            for other in _baselines(summary, choice)
+            for task, (head, *_) in summary["metrics"].items()
+        ]
+        shown = [moved.kind for moved in rivals if isinstance(moved, Cell)]
+        worse, better = shown.count("bad"), shown.count("good")
+        if rivals:
+            found.append(
+                Claim(
+                    "At one budget other reductions lose more.",
+                    f"{choice['sites']}: of {len(rivals)} comparisons the other is worse in {worse}, better in "
+                    f"{better}, and the rest show nothing",
+                    False if better else True if 2 * worse >= len(rivals) else None,
+                )
+            )
+    return found
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text).strip("-")
+
+
+HOW = (
+    "Each baseline gets, for every recording and at every site, exactly as many audio tokens as Affinity Pooling left "
+    "there; speed-up plays the recording faster (its pitch kept) until it has as many. Answers are greedy. Prefill "
+    "FLOPs are the decoder's, computed from the tokens each layer sees, text included."
+)

@@ -1,0 +1,93 @@
+"""Evaluation: what pooling costs in answers, beside other ways to the same number of tokens.
+
+Every choice of sites is answered, and then each baseline at the very counts that Affinity Pooling came to, recording by
+recording and site by site: a comparison at equal budget. Of the paper's baselines all are here; ToMe's bipartite merge
+is added. Speeding the recording up is one at the input alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ....models import Reduction, Site
+from ...data import Audio
+from ...errors import InputError
+from ...metrics import Metric
+from ...reductions import bipartite_merge, interpolate, random_drop, speed_up, uniform_drop, uniform_merge
+from ...runs import scores
+from ...runs.batches import Batch
+from ...runs.conditions import UNPOOLED, Condition
+from ...runs.results import Answer, ConditionsSummary, Finished
+from ...sites import NamedSites
+from ...subject.lslm import Lslm
+
+SPEED_UP = "speed-up"
+REDUCTIONS: dict[str, Callable[[Tensor, Batch, int], Reduction]] = {
+    "random-drop": lambda kept, batch, seed: random_drop(kept, batch.seeds(seed)),
+    "uniform-drop": lambda kept, batch, seed: uniform_drop(kept),
+    "uniform-merge": lambda kept, batch, seed: uniform_merge(kept),
+    "interpolate": lambda kept, batch, seed: interpolate(kept),
+    "bipartite-merge": lambda kept, batch, seed: bipartite_merge(kept),
+}
+BASELINES = (SPEED_UP, *REDUCTIONS)
+
+
+def conditions(choices: Sequence[NamedSites], baselines: Sequence[str], seed: int) -> list[Condition]:
+    """The unpooled model, then each choice of sites followed by the baselines at its counts."""
+    for name in baselines:
+        if name not in BASELINES:
+            raise InputError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}")
+    if len(set(baselines)) < len(baselines):
+        raise InputError(f"baselines must be named once each, got {', '.join(baselines)}")
+    if repeated := [name for name, count in Counter(choice.name for choice in choices).items() if count > 1]:
+        raise InputError(f"sites {repeated[0]!r} are given twice: give each choice once")
+    found = [UNPOOLED]
+    for choice in choices:
+        facts = {"method": "affinity", "sites": choice.name}
+        pooled = Condition(f"affinity at {choice.name}", facts, choice.sites, positions=choice.positions)
+        found.append(pooled)
+        for name in baselines:
+            same = partial(Condition, f"{name} at {choice.name}", {"method": name, "sites": choice.name})
+            if name != SPEED_UP:
+                sites = partial(_at_same_counts, pooled, REDUCTIONS[name], seed)
+                found.append(same(sites, positions=choice.positions))
+            elif [site.layer for site in choice.sites] == [0]:
+                found.append(same(altered=partial(_sped_up, pooled)))
+    return found
+
+
+def summarise(lslm: Lslm, run: Finished[Answer], judge: Metric | None = None) -> ConditionsSummary:
+    """As of any run of conditions, and of each baseline the difference to Affinity Pooling at the same counts."""
+    summary = scores.summarise(lslm, run, judge)
+    order: list[str] = run.settings["conditions"]
+    summary["conditions"].sort(key=lambda condition: order.index(condition["name"]))
+    pooled = {c["sites"]: c["name"] for c in summary["conditions"] if c.get("method") == "affinity"}
+    against = {c["name"]: pooled[c["sites"]] for c in summary["conditions"] if c.get("method") in BASELINES}
+    compared = {task: scores.score(of, against, judge) for task, of in scores.by_task(run.rows).items()}
+    for condition in summary["conditions"]:
+        if condition["name"] in against:
+            condition["against_affinity"] = {
+                task: {metric: s.json()["difference"] for metric, s in of[condition["name"]].items()}
+                for task, of in compared.items()
+            }
+    return summary
+
+
+def _at_same_counts(
+    pooled: Condition, reduction: Callable[[Tensor, Batch, int], Reduction], seed: int, batch: Batch
+) -> list[Site]:
+    assert not callable(pooled.sites)
+    counts = batch.kept[pooled.name]
+    return [
+        Site(site.layer, reduction=reduction(torch.tensor(kept), batch, seed))
+        for site, kept in zip(pooled.sites, counts, strict=True)
+    ]
+
+
+def _sped_up(pooled: Condition, batch: Batch, row: int) -> Audio:
+    return speed_up(batch.audio[row], batch.audio_tokens[row] / batch.kept[pooled.name][0][row])

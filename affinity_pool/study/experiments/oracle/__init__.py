@@ -1,0 +1,1 @@
+"""Oracle interventions: how few tokens a word can do with, at each layer."""

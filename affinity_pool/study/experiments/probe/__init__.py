@@ -1,0 +1,1 @@
+"""Affinity Pooling at one layer at a time."""

@@ -1,0 +1,91 @@
+"""``affinity-pool probe``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ....cli.application import explained
+from ....cli.options import (
+    Batch,
+    Data,
+    Device,
+    Dtype,
+    Layers,
+    Limit,
+    Longest,
+    Model,
+    OneTask,
+    Out,
+    Prompt,
+    layers_of,
+    rules_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...data import Utterance
+
+
+def probe(
+    model: Model = None,
+    data: Data = None,
+    layers: Layers = None,
+    thresholds: Annotated[str, typer.Option(help="Cosines to merge at.")] = "0.9,0.8,0.7,0.6",
+    windows: Annotated[str, typer.Option(help="Latest tokens of the open group to compare with.")] = "1,3",
+    picture: Annotated[
+        str | None, typer.Option(help="Utterance id whose groups are drawn; the longest with word times if left out.")
+    ] = None,
+    task: OneTask = "transcribe",
+    prompt: Prompt = None,
+    limit: Limit = None,
+    batch: Batch = 16,
+    longest: Longest = 256,
+    out: Out = Path("out/probe"),
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Affinity Pooling at one layer at a time: tokens left and error of the answers, over thresholds and windows.
+
+    Also draws the groups that each layer would make of one recording, with its words.
+    """
+    with explained():
+        from ...runs.conditions import Answering, scorable
+        from ...runs.scores import summarise
+        from ..session import open_session
+        from . import run as probe
+        from .page import page
+
+        cosines, widths = rules_of(thresholds, windows)
+
+        def check(utterances: Sequence[Utterance], depth: int) -> None:
+            layers_of(layers, depth)
+            probe.check_picture(utterances, picture)
+
+        session = open_session(
+            "probe",
+            model,
+            data,
+            out=out,
+            batch=batch,
+            task=task,
+            limit=limit,
+            prompt=prompt,
+            device=device,
+            dtype=dtype,
+            check=check,
+        )
+        lslm = session.lslm
+        chosen = layers_of(layers, lslm.depth)
+        options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}
+        work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest)
+        done = session.run("probe", options, work, scorable(lslm))
+        if session.leads:
+            summary = summarise(lslm, done)
+            shown, audio = probe.pictured(session.utterances, picture, lslm)
+            middle = sorted(cosines)[len(cosines) // 2]
+            drawn = probe.picture(lslm, shown, audio, prompt, chosen, middle, widths[-1])
+            session.write(summary, page(summary, drawn))

@@ -1,0 +1,175 @@
+"""Conditions: ways to run one model on the same recordings, answered batch by batch and compared pair by pair.
+
+A condition is unpooled, or pools at sites that may depend on the batch (an oracle knows where words are, a baseline has
+the token budget that Affinity Pooling came to on the very same recording), or changes the recording itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models import Site, patch
+from ...models.sites import Positions
+from ..data import Audio, Utterance
+from ..errors import InputError
+from ..metrics import Metric, for_task
+from ..subject.lslm import Lslm
+from ..subject.subject import LONGEST_ANSWER
+from .batches import Batch, Prepare
+from .results import Answer, Facts
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to run the model."""
+
+    name: str
+    """Unique in a run."""
+    facts: Facts = field(default_factory=dict)
+    """What it is, as JSON: goes into the results."""
+    sites: Sequence[Site] | Callable[[Batch], Sequence[Site]] = ()
+    """Where it pools. A function sees the batch, with ``batch.kept`` of the conditions before this one."""
+    altered: Callable[[Batch, int], Audio] | None = None
+    """The recording of a row as the model is to get it; None: as it is."""
+    positions: Positions | None = None
+    """As for :func:`affinity_pool.patch`."""
+
+
+UNPOOLED = Condition("unpooled")
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Answers batches under every condition: the work of a :func:`affinity_pool.study.runs.run`."""
+
+    lslm: Lslm
+    conditions: Sequence[Condition]
+    longest: int = LONGEST_ANSWER
+    """New tokens of an answer; the paper's limit."""
+    judge: Metric | None = None
+    """Looks at each answer to a question as it comes: it may be a model's call, and its verdict is kept."""
+    first_token: bool = False
+    """Also record how far the first token's distribution moved from the first condition's: KL divergence, nats."""
+
+    def __call__(self, batch: Batch) -> list[list[Answer]]:
+        records: list[list[Answer]] = [[] for _ in batch.utterances]
+        as_recorded = [condition for condition in self.conditions if condition.altered is None]
+        otherwise = [condition for condition in self.conditions if condition.altered is not None]
+        first: list[Tensor] = []
+        with encoded_once(self.lslm):
+            answers = [self._answer(batch, condition, first) for condition in as_recorded]
+        answers += [self._answer(batch, condition, first) for condition in otherwise]
+        for of_condition in answers:
+            for row, record in zip(records, of_condition, strict=True):
+                row.append(record)
+        return records
+
+    def _answer(self, batch: Batch, condition: Condition, first: list[Tensor]) -> list[Answer]:
+        inputs = batch.inputs
+        if condition.altered is not None:
+            inputs = self.lslm.batch([condition.altered(batch, row) for row in range(len(batch.audio))], batch.prompts)
+        sites = condition.sites(batch) if callable(condition.sites) else condition.sites
+        layers, kept = [], []
+        seen: list[Tensor] = []
+        with patch(self.lslm.model, sites, positions=condition.positions) if sites else nullcontext() as handle:
+            said = self.lslm.generate(inputs, self.longest, seen.append if self.first_token else None)
+            if handle is not None and handle.stats is not None:
+                layers = [site.layer for site in handle.stats.sites]
+                kept = [site.audio_after for site in handle.stats.sites]
+        audio = self.lslm.audio_positions(inputs).sum(1)
+        text = (inputs["attention_mask"].sum(1) - audio).tolist()
+        if condition.altered is not None:  # a shorter recording is a reduction at the input
+            layers, kept = [0, *layers], [audio.tolist(), *kept]
+        batch.kept[condition.name] = kept
+        records: list[Answer] = [
+            {
+                "utterance": utterance.id,
+                "condition": condition.name,
+                "facts": dict(condition.facts),
+                "prompt": batch.prompts[row],
+                "task": utterance.task,
+                "language": utterance.language,
+                "metric": utterance.metric,
+                "reference": utterance.text,
+                "answer": answer,
+                "seconds": round(batch.audio[row].seconds, 3),
+                "text_tokens": text[row],
+                "audio_tokens": batch.audio_tokens[row],
+                "layers": layers,
+                "kept": [site[row] for site in kept],
+            }
+            for row, (utterance, answer) in enumerate(zip(batch.utterances, self.lslm.spelled(said), strict=True))
+        ]
+        if self.first_token:
+            first += seen[: 1 - len(first)]
+            for record, moved in zip(records, divergence(first[0], seen[0]), strict=True):
+                record["first_token_kl"] = moved
+        if self.judge is not None:
+            for record in records:
+                if record["reference"] is not None and metrics_of(record)[0].name == "exact":
+                    counts = self.judge.counts(record["reference"], record["answer"], record["prompt"])
+                    record["judged"] = [None if np.isnan(count) else count for count in counts.tolist()]
+        return records
+
+
+def metrics_of(record: Answer) -> tuple[Metric, ...]:
+    """By which an answer is scored, the headline first."""
+    return for_task(record["task"], record["metric"], record["language"])
+
+
+def scorable(lslm: Lslm, prepare: Prepare | None = None) -> Prepare:
+    """Refuse a recording whose right answer no metric can use or the model cannot spell, then let ``prepare`` look.
+
+    Raises:
+        InputError: such as a reference without words, or with words that a closed vocabulary does not have.
+    """
+
+    def check(utterance: Utterance, audio: Audio, tokens: int) -> Any:
+        if utterance.text is not None:
+            if not lslm.can_spell(utterance.text):
+                raise InputError(f"has a text with words outside the vocabulary of {lslm.name}: {utterance.text!r}")
+            for metric in for_task(utterance.task, utterance.metric, utterance.language):
+                metric.counts(utterance.text, "")
+        return None if prepare is None else prepare(utterance, audio, tokens)
+
+    return check
+
+
+def divergence(logits: Tensor, other: Tensor) -> list[float]:
+    """KL divergence of each row's distribution from that of ``other``, in nats; both ``[B, V]``."""
+    p, q = logits.double().log_softmax(-1), other.double().log_softmax(-1)
+    return torch.where(p.isfinite(), p.exp() * (p - q), 0).sum(-1).clamp(min=0).tolist()
+
+
+@contextmanager
+def encoded_once(lslm: Lslm) -> Iterator[None]:
+    """Within, the encoder runs for the first forward only, and its output serves all that follow.
+
+    Conditions differ in what the decoder gets, and the encoder takes most of a small model's time.
+    """
+    encoder = lslm.encoder
+    if encoder is None:
+        yield
+        return
+    before, forward = vars(encoder).get("forward"), encoder.forward
+    outputs: list[Any] = []
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        if not outputs:
+            outputs.append(forward(*args, **kwargs))
+        return outputs[0]
+
+    encoder.forward = once
+    try:
+        yield
+    finally:
+        del encoder.forward
+        if before is not None:  # accelerate's hooks live there too
+            encoder.forward = before

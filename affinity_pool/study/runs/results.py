@@ -1,0 +1,242 @@
+"""What runs write, as types: a line of ``results.jsonl`` and the ``summary.json`` of each command.
+
+An interval is the 95 % bootstrap interval over recordings, ``[None, None]`` where there are too few of them. Shares are
+of 1, times in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+
+from typing_extensions import NotRequired
+
+Bounds = list[float | None]
+"""Low and high."""
+Facts = dict[str, Any]
+"""Settings of a run, or the machine and versions it ran on, as JSON: shown, never computed with."""
+
+
+class Unusable(TypedDict):
+    """A recording that counts nowhere."""
+
+    utterance: str
+    problem: str
+
+
+class Answer(TypedDict):
+    """A recording answered under one condition."""
+
+    utterance: str
+    condition: str
+    facts: Facts
+    """Of the condition; see :class:`ConditionResult`."""
+    prompt: str
+    task: str
+    language: str | None
+    metric: str | None
+    reference: str | None
+    answer: str
+    seconds: float
+    text_tokens: int
+    audio_tokens: int
+    """As the encoder makes them."""
+    layers: list[int]
+    """Of the sites."""
+    kept: list[int]
+    """Audio tokens left after each of them."""
+    first_token_kl: NotRequired[float]
+    """KL divergence of the first token's distribution from that of the first condition, nats."""
+    judged: NotRequired[list[float | None]]
+    """The judge's counts, where there is one."""
+
+
+class Similarities(TypedDict):
+    """A recording's similarities: an entry for each layer and one for what leaves the last."""
+
+    utterance: str
+    seconds: float
+    audio_tokens: int
+    words: int | None
+    neighbour: list[float | None]
+    overall: list[float | None]
+    intra_word: list[float | None]
+
+
+class TokensLeft(TypedDict):
+    """A recording's audio tokens left by every rule at every layer: ``left[layer][rule]``."""
+
+    utterance: str
+    audio_tokens: int
+    left: list[list[int]]
+
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+
+
+@dataclass(frozen=True)
+class Finished(Generic[Row]):
+    """A run with nothing left to do."""
+
+    settings: Facts
+    rows: Sequence[Row]
+    """Of recordings that could be used, in order."""
+    unusable: Sequence[Unusable]
+    provenance: Facts
+    """The machine, versions and commit it was begun with, see :mod:`affinity_pool.provenance`."""
+
+
+class Estimate(TypedDict):
+    value: float
+    interval_95: Bounds
+
+
+class CountedEstimate(Estimate):
+    utterances: int
+
+
+class ScoreResult(CountedEstimate):
+    """One metric of one condition, over the answers of one task."""
+
+    difference: CountedEstimate | None
+    """To the unpooled model; None for that model itself."""
+
+
+class MetricResult(TypedDict):
+    name: str
+    title: str
+    better: Literal["lower", "higher"]
+    percent: bool
+    signature: str
+
+
+class ConditionResult(TypedDict):
+    """One condition over all its recordings. Which of the keys at the end there are depends on the experiment."""
+
+    name: str
+    layers: list[int]
+    utterances: int
+    audio_tokens: int
+    retention: list[float]
+    """After each site."""
+    relative_flops: float
+    scores: dict[str, dict[str, ScoreResult]]
+    """``scores[task][metric]``"""
+    method: NotRequired[str]
+    sites: NotRequired[str]
+    against_affinity: NotRequired[dict[str, dict[str, CountedEstimate | None]]]
+    """A baseline's differences to Affinity Pooling at the same counts, as ``scores``."""
+    operator: NotRequired[str]
+    budget: NotRequired[str]
+    layer: NotRequired[int]
+    threshold: NotRequired[float]
+    window: NotRequired[int]
+
+
+class Summary(TypedDict):
+    """What every summary has."""
+
+    command: str
+    config: Facts
+    provenance: Facts
+    unusable: list[Unusable]
+
+
+class ConditionsSummary(Summary):
+    """Of eval, oracle and probe; the unpooled model is the first condition, the headline metric the first of a task."""
+
+    metrics: dict[str, list[MetricResult]]
+    conditions: list[ConditionResult]
+
+
+class LayerSimilarity(TypedDict):
+    layer: int
+    neighbour: Estimate | None
+    overall: Estimate | None
+    intra_word: Estimate | None
+
+
+class DynamicsSummary(Summary):
+    utterances: int
+    with_words: int
+    audio_tokens: int
+    layers: list[LayerSimilarity]
+
+
+class TrialResult(TypedDict):
+    """Sites as ``LAYER:THRESHOLD:WINDOW[,...]``, and what pooling there came to."""
+
+    sites: str
+    retention: float
+    relative_flops: float
+    disagreement: float
+
+
+class CalibrationSummary(Summary):
+    depth: int
+    utterances: int
+    chosen: TrialResult | None
+    alone: list[TrialResult]
+    together: list[TrialResult]
+    bearable: dict[str, float]
+    """By layer."""
+
+
+class Percentiles(TypedDict):
+    p20: float
+    p50: float
+    p80: float
+
+
+class Ratio(TypedDict):
+    """Time of the unpooled model over another condition's: the median over rounds, and its interval."""
+
+    ratio: float
+    ratio_ci95: list[float]
+    verdict: str
+
+
+class DecodeResult(Ratio):
+    new_tokens: int
+    tokens_per_second: dict[str, float]
+
+
+class FlopsResult(TypedDict):
+    """Operations of a prefill; ``encoder`` is None where its cannot be counted."""
+
+    encoder: float | None
+    decoder: dict[str, float]
+    ratio: float
+    """Of the decoder, pooled over unpooled."""
+
+
+class CostResult(Ratio):
+    """A prompt of one case, unpooled and pooled; pairs hold both in this order."""
+
+    name: str
+    seconds: float
+    batch: int
+    prompts: int
+    tokens: list[int]
+    audio_retention: list[float]
+    unpooled_seconds: Percentiles
+    pooled_seconds: Percentiles
+    idle_seconds: NotRequired[Percentiles]
+    idle: Ratio | None
+    parts: dict[str, dict[str, float]]
+    pooling_seconds: float
+    decode: DecodeResult
+    kv_bytes: list[int]
+    dynamic_bytes: list[int] | None
+    flops: FlopsResult | None
+    rounds: NotRequired[dict[str, dict[str, list[float]]]]
+    """In ``results.jsonl`` alone."""
+
+
+class CostSummary(TypedDict):
+    command: str
+    suite: str
+    provenance: Facts
+    method: Facts
+    results: list[CostResult]

@@ -1,0 +1,137 @@
+"""The model under study: where its parts are, which of its tokens are audio, what it generates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from ...models import Family
+from ...models.families import family_of
+from ..errors import InputError
+
+LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of a supported family."""
+
+    model: Any
+
+    @cached_property
+    def family(self) -> Family:
+        """Where the family keeps its parts."""
+        return family_of(self.model)
+
+    @cached_property
+    def decoder(self) -> Any:
+        """The module that holds the decoder's layers."""
+        return self.family.decoder(self.model)
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> str:
+        """As ``float32``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def layers(self) -> Sequence[torch.nn.Module]:
+        """Of the decoder."""
+        return self.decoder.layers
+
+    @property
+    def depth(self) -> int:
+        """Decoder layers."""
+        return len(self.layers)
+
+    @property
+    def encoder(self) -> torch.nn.Module | None:
+        """The module that turns features into audio embeddings; None where the family does not say."""
+        return self.family.encoder(self.model)
+
+    @property
+    def token_seconds(self) -> float:
+        """Seconds that one audio token stands for.
+
+        Raises:
+            InputError: the model's family does not say.
+        """
+        seconds = self.family.token_seconds(self.config)
+        if seconds is None:
+            raise InputError(f"how long an audio token of a {self.config.model_type} model is, is not known")
+        return seconds
+
+    def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """``[B, T]`` bool: which tokens of the prompt are audio."""
+        return inputs["input_ids"] == self.family.audio_token_id(self.config)
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the encoder gets."""
+        return inputs[self.family.features]
+
+    def to_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """On the model's device, floats in its dtype."""
+        return {
+            name: value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
+            for name, value in inputs.items()
+        }
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        inputs: Mapping[str, Tensor],
+        longest: int = LONGEST_ANSWER,
+        first: Callable[[Tensor], object] | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """``[B, new]`` ids of the greedy answer.
+
+        Args:
+            longest: new tokens at most.
+            first: is shown the logits ``[B, V]`` of the first token.
+            settings: more of ``model.generate``'s.
+        """
+        prompt = inputs["input_ids"].shape[1]
+
+        def watch(ids: Tensor, scores: Tensor) -> Tensor:
+            if first is not None and ids.shape[1] == prompt:
+                first(scores)
+            return scores
+
+        # the limits are this call's: a checkpoint's own sampling settings would make runs differ
+        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        watching = {} if first is None else {"logits_processor": LogitsProcessorList([watch])}
+        tokens = self.model.generate(**inputs, max_new_tokens=longest, **greedy, **watching, **settings)
+        return tokens[:, prompt:]
+
+    @contextmanager
+    def hidden_states(self, measure: Callable[[Tensor], None]) -> Iterator[None]:
+        """Show ``measure`` what enters each decoder layer of a prefill, in order, and what leaves the last one."""
+
+        def entering(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            measure(args[0])
+
+        def leaving(layer: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            measure(output[0] if isinstance(output, tuple) else output)
+
+        hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in self.layers]
+        hooks.append(self.layers[-1].register_forward_hook(leaving))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
