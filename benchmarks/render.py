@@ -22,10 +22,11 @@ RESULTS = Path("benchmarks/results")
 PROGRAM = "python -m affinity_pool.benchmarks.render"
 
 
-def render(results: dict[str, Any], source: str | None = None) -> str:
+def render(results: Any, source: str | None = None) -> str:
     """The table of a results file, of a suite or of ``affinity-pool cost``, and where its numbers come from."""
     if results["suite"] == "cost":
-        from affinity_pool.study.cost import table  # not above: suites are rendered where the study is not installed
+        # Not above: suites are rendered where what the study needs is not installed.
+        from affinity_pool.study.experiments.cost import table
 
         return table.render(results, source)
     return tables.render(results, source)

@@ -113,7 +113,7 @@ def test_an_experiment_without_its_packages_says_what_to_install(torch_and_cli: 
     commands = ["demo", "eval", "oracle", "probe", "dynamics", "cost", "calibrate"]
     program = """
 import sys
-from affinity_pool.cli import app
+from affinity_pool.cli.commands import app
 for command in sys.argv[1:]:
     print(app([command], standalone_mode=False))
 """

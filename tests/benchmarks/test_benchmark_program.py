@@ -22,8 +22,8 @@ def main(request: pytest.FixtureRequest) -> Main:
     """Both names."""
     if request.param != "affinity-pool bench":
         return program.main
-    cli = pytest.importorskip("affinity_pool.cli", reason="needs typer")
-    return lambda arguments: cli.app(["bench", *arguments], standalone_mode=False)
+    commands = pytest.importorskip("affinity_pool.cli.commands", reason="needs typer")
+    return lambda arguments: commands.app(["bench", *arguments], standalone_mode=False)
 
 
 def test_a_suite_is_measured_kept_and_printed_as_a_table(
