@@ -32,15 +32,13 @@ class Calls(ABC):
     def prefill_from(
         self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
     ) -> None:
-        """Set what layers get from ``layer`` on (``call.override``), and note what decoding needs (``call.states``).
+        """Set what layers get from a site on (``call.override``), and note what decoding needs (``call.states``).
 
         Args:
-            call: where the call is. Positions are renumbered already if they are to be; else they are as before.
-            layer: the site's, at which columns have merged.
+            call: where the call is; its positions are renumbered already if they are to be.
+            layer: the site's, at which columns have merged; ``hidden [B, T, D]`` and ``kwargs`` are what it was given.
             starts: ``[B, width]``, the column at which each pooled one begins.
             lengths: ``[B]`` int32, the pooled columns of each row, which end at the right; None: none is padding.
-            hidden: ``[B, T, D]`` what entered the layer.
-            kwargs: the keyword arguments of the layer.
         """
 
     @abstractmethod

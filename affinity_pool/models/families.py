@@ -38,6 +38,11 @@ def audio_tower(model: Any) -> Any:
     return getattr(inner_model(model), "audio_tower", None)
 
 
+def encoder(model: Any) -> Any:
+    """The same where it is called ``encoder``."""
+    return inner_model(model).encoder
+
+
 def audio_token_id(config: Any) -> int:
     """The id of the placeholder that stands for one audio embedding."""
     token = getattr(config, "audio_token_id", None)
@@ -100,10 +105,8 @@ FAMILIES: dict[str, Family] = {
     "musicflamingo": Family(token_seconds=conv_and_pool),
     "glmasr": Family(token_seconds=conv_and_stack),
     "qwen3_asr": Family(token_seconds=three_convs_in_chunks),
-    "granite_speech": Family(token_seconds=conformer_and_queries, encoder=lambda model: inner_model(model).encoder),
-    "granite_speech_plus": Family(
-        token_seconds=conformer_and_queries, encoder=lambda model: inner_model(model).encoder
-    ),
+    "granite_speech": Family(token_seconds=conformer_and_queries, encoder=encoder),
+    "granite_speech_plus": Family(token_seconds=conformer_and_queries, encoder=encoder),
     "qwen2_5_omni_thinker": Family(token_seconds=conv_and_pool),
     "phi4_multimodal": Family(
         "audio_input_features",

@@ -16,15 +16,8 @@ from .stats import SiteRecord
 def pool_at_site(calls: Calls, call: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """Pool what enters the layer; unless nothing merged in any row, replace what goes with it from here on.
 
-    Args:
-        calls: the model's, told what has merged.
-        call: where the call is; it is moved on.
-        site: where and how to pool.
-        hidden: ``[B, T, D]`` what enters the layer, padded on the left.
-        kwargs: the keyword arguments of the layer.
-
-    Returns:
-        ``[B, width, D]`` what enters it instead, as wide as the longest row.
+    ``hidden`` is ``[B, T, D]``, padded on the left, and so is what is returned, as wide as its longest row; ``kwargs``
+    are the keyword arguments of the layer.
     """
     columns = hidden.shape[1]
     if not call.records:

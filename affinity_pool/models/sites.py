@@ -41,6 +41,8 @@ class Site:
             raise ValueError(f"layer must be 0 (the input site) or more, got {self.layer}")
         check_rule(self.threshold, self.window)
         float(self.threshold)  # raises OverflowError: an integer that no float can hold
+        if self.reduction is not None and not callable(self.reduction):
+            raise TypeError(f"reduction must be a function of (x, lengths, mergeable) or None, got {self.reduction!r}")
 
     def reduce(self, x: Tensor, lengths: Tensor | None, mergeable: Tensor) -> PooledPadded:
         """What goes on from here.

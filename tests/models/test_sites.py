@@ -67,7 +67,13 @@ def test_a_file_that_is_wrong_is_named_with_what_is_expected(model, tmp_path, co
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [((-1,), ValueError), ((1.0,), TypeError), ((0, float("nan")), ValueError), ((0, 0.8, 33), ValueError)],
+    [
+        ((-1,), ValueError),
+        ((1.0,), TypeError),
+        ((0, float("nan")), ValueError),
+        ((0, 0.8, 33), ValueError),
+        ((0, 0.8, 3, 0.5), TypeError),
+    ],
 )
 def test_a_site_checks_its_numbers(arguments, error):
     with pytest.raises(error):
