@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 from affinity_pool.models import FAMILIES, Site, patch
 from affinity_pool.study.prompts import model_inputs, sampling_rate
 
-sys.path.append(str(Path(__file__).parents[1] / "models"))
+sys.path.append(str(Path(__file__).parents[2] / "models"))
 from random_families import random_model
 from random_speech import AUDIO, speech_model
 
