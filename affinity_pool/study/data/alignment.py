@@ -1,7 +1,7 @@
 """Where words begin and end: from the manifest, from Montreal Forced Aligner TextGrids, or by pocketsphinx.
 
 pocketsphinx aligns English, offline, with the acoustic model in its wheel. It puts a word's edge within some 30 ms of
-where it is (measured in tests/study/data/test_alignment.py on recordings whose edges are known); a paper's figure should
+where it is (measured by tests/study/data/test_alignment.py where edges are known); a paper's figure should
 rather come from the Montreal Forced Aligner, whose TextGrids are read here.
 """
 
