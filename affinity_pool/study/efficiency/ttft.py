@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, permutations
-from math import comb
 from statistics import median
 
 import torch
 
-FEWEST = 6  # pairs; the least that has a 95 % interval of a median
+from ...benchmarks.timing import FEWEST, median_interval
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Ttft:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the ratio; see :func:`median_interval`."""
+        """95 % interval of the ratio; see :func:`affinity_pool.benchmarks.timing.median_interval`."""
         return median_interval(self.ratios)
 
     @property
@@ -90,22 +89,3 @@ def wait(device: torch.device) -> None:
     """Until the device has done all it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the median from order statistics: no assumption on the distribution, no random numbers.
-
-    The true median lies between the k-th smallest and k-th largest of n values with probability
-    ``1 - 2 P(Binomial(n, 1/2) < k)``, and the largest k that keeps to ``confidence`` is taken. Fewer than 6 values
-    cannot reach 95 %: refused.
-    """
-    ordered = sorted(values)
-    n, k, missed = len(ordered), 0, 0.0
-    while k < n // 2:
-        missed += 2 * comb(n, k) / 2**n
-        if missed > 1 - confidence:
-            break
-        k += 1
-    if k == 0:
-        raise ValueError(f"{n} values are too few for a {confidence:.0%} interval of their median")
-    return ordered[k - 1], ordered[n - k]
