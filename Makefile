@@ -22,8 +22,8 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -type
 demo: $(VENV)/installed ## recorded speech through the bundled model, with and without Dual Affinity Pooling
 	$(BIN)/affinity-pool demo
 
-test: lint ## lint, then every test that can run here
-	$(BIN)/pytest
+test: lint ## lint, then every test that can run here, as many at once as there are cores
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed ## ruff, mypy, clang-format: report, change nothing
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""What all tests share: hypothesis profiles, and GPU tests that skip, in words, where there is no GPU.
+"""What all tests share: hypothesis profiles, one thread, and GPU tests that skip, in words, where there is no GPU.
+
+Models here are small, and ``make test`` runs as many tests at once as there are cores: threads of one test would wait
+at each barrier for a core that another test has. Tests about threads ask for them.
 
 ``HYPOTHESIS_PROFILE=thorough`` looks longer, at new inputs each time; the default is quick and, in CI, always the same.
 """
@@ -6,6 +9,8 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in what tests start
 
 import hypothesis
 import pytest

@@ -5,6 +5,7 @@ Everything is written to a folder by ninja, which compiles only what has changed
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -32,11 +33,13 @@ def build(variant: str, folder: Path = ROOT / "build" / "emulator", kernel: Path
     """Of the kernel in ``kernel``/cuda: a library for ctypes (``library``) or torch (``host``), or a fuzz program."""
     target = folder / variant / {"library": "emulator.so", "host": "_C.abi3.so"}.get(variant, "fuzz")
     target.parent.mkdir(parents=True, exist_ok=True)
-    (target.parent / "build.ninja").write_text(rules(variant, target, kernel))
     ninja = shutil.which("ninja", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if ninja is None:
         raise RuntimeError("ninja is not installed: pip install ninja")
-    run = subprocess.run([ninja, "-C", str(target.parent)], capture_output=True, text=True)
+    with (target.parent / "lock").open("w") as lock:  # tests that run at the same time share the folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (target.parent / "build.ninja").write_text(rules(variant, target, kernel))
+        run = subprocess.run([ninja, "-C", str(target.parent)], capture_output=True, text=True)
     if run.returncode != 0:
         raise RuntimeError(f"the emulator does not build:\n{run.stdout[-4000:]}{run.stderr[-2000:]}")
     return target
