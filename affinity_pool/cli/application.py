@@ -27,7 +27,7 @@ def affinity_pool() -> None:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def errors_in_words() -> Iterator[None]:
     """End with a sentence, not a traceback, where an extra is missing or the user's input cannot be used."""
     try:
         from ..study.errors import InputError
@@ -42,11 +42,11 @@ def explained() -> Iterator[None]:
         if missing is None or missing.startswith("affinity_pool"):
             raise
         missing = missing.partition(".")[0]
-        console.print(f"Error: this command needs {missing}: pip install {source_of(missing)}", style="red")
+        console.print(f"Error: this command needs {missing}: pip install {extra_that_has(missing)}", style="red")
         raise typer.Exit(1) from error
 
 
-def source_of(package: str) -> str:
+def extra_that_has(package: str) -> str:
     """What to install for a package: the extra that contains it, else the package."""
     try:
         wanted = requires("affinity_pool") or []
@@ -63,7 +63,7 @@ def source_of(package: str) -> str:
 
 
 @contextmanager
-def spoken() -> Iterator[None]:
+def output_that_may_fail() -> Iterator[None]:
     """End without a traceback where nobody listens: a pipe that was closed, a full device, an output of ASCII alone."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

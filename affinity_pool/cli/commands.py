@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .application import app, spoken  # first: says it where typer or rich is missing  # isort: skip
+from .application import app, output_that_may_fail  # first: says it where typer or rich is missing  # isort: skip
 from ..study.experiments.calibrate.command import calibrate
 from ..study.experiments.cost.command import cost
 from ..study.experiments.demo.command import demo
@@ -23,5 +23,5 @@ app.command()(env)
 
 def main() -> None:
     """Entry point of ``affinity-pool``."""
-    with spoken():
+    with output_that_may_fail():
         app()

@@ -33,14 +33,16 @@ Task = Annotated[str | None, typer.Option(help="Only the recordings of this task
 OneTask = Annotated[str, typer.Option(help="Only the recordings of this task.")]
 
 
-def asked(prompt: str | None) -> str | None:
+def check_prompt(prompt: str | None) -> str | None:
     """A prompt that a tokenizer takes."""
     if prompt is not None and (not prompt.strip() or any("\ud800" <= letter <= "\udfff" for letter in prompt)):
         raise typer.BadParameter(f"must be text, and not empty, got {prompt!r}")
     return prompt
 
 
-Prompt = Annotated[str | None, typer.Option(help="What to ask, instead of each recording's own task.", callback=asked)]
+Prompt = Annotated[
+    str | None, typer.Option(help="What to ask, instead of each recording's own task.", callback=check_prompt)
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N recordings.")]
 Batch = Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")]
 Longest = Annotated[int, typer.Option(min=1, help="New tokens of an answer, at most; the paper's limit is 256.")]
@@ -60,7 +62,7 @@ Device = Annotated[str | None, typer.Option(help="'cpu', 'cuda', ...; a GPU if t
 Dtype = Annotated[str, typer.Option(help="'auto': float32 on the CPU, the checkpoint's own on a GPU.")]
 
 
-def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
+def parse_list(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
     """The values of a list written with commas."""
     try:
         values = [kind(part.strip()) for part in text.split(",")]
@@ -75,9 +77,9 @@ def listed(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:
     return values
 
 
-def seconds_of(text: str, name: str) -> list[float]:
+def parse_seconds(text: str, name: str) -> list[float]:
     """Lengths of audio, as 1,2.5,10."""
-    found = listed(text, float, name)
+    found = parse_list(text, float, name)
     if not all(SHORTEST <= seconds <= LONGEST for seconds in found):
         limits = f"{SHORTEST:g} to {LONGEST:g}"
         raise typer.BadParameter(f"{name} must be seconds from {limits}, got {shortened(text)!r}")
@@ -102,12 +104,12 @@ def layers_of(text: str | None, depth: int) -> list[int]:
     return sorted(found)
 
 
-def rules_of(thresholds: str, windows: str) -> tuple[list[float], list[int]]:
+def parse_rules(thresholds: str, windows: str) -> tuple[list[float], list[int]]:
     """The values of both lists, each of which a site can have."""
     from ..models import Site
     from ..study.errors import InputError
 
-    cosines, widths = listed(thresholds, float, "thresholds"), listed(windows, int, "windows")
+    cosines, widths = parse_list(thresholds, float, "thresholds"), parse_list(windows, int, "windows")
     try:
         for cosine, width in product(cosines, widths):
             Site(0, cosine, width)

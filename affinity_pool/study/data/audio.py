@@ -12,7 +12,7 @@ import soundfile
 import soxr
 
 from ..errors import InputError
-from .containers import whole
+from .containers import whole_recording
 from .files import contents
 
 FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3"})
@@ -68,7 +68,7 @@ def load_audio(source: Path | bytes | BinaryIO, rate: int, name: str | None = No
     try:
         # from memory, because of a path soundfile believes the suffix: ".raw" would need a rate
         file = contents(source) if isinstance(source, Path) else source
-        channels, samples, own_rate = _decode(whole(file if isinstance(file, bytes) else file.read()))
+        channels, samples, own_rate = _decode(whole_recording(file if isinstance(file, bytes) else file.read()))
     except FileNotFoundError as error:
         raise InputError(f"no such recording: {name}") from error
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:

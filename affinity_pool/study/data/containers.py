@@ -44,7 +44,7 @@ _BITRATES = {
 """Of an MP3's version (2 for 2.5 too) and layer, kbit/s."""
 
 
-def whole(file: bytes) -> bytes:
+def whole_recording(file: bytes) -> bytes:
     """The recording without ID3 tags in front of it.
 
     Raises:

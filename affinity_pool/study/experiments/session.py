@@ -20,6 +20,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """What commands that run over recordings are told alike."""
+
+    model: str | None
+    data: str | None
+    task: str | None
+    limit: int | None
+    prompt: str | None
+    batch: int
+    out: Path
+    device: str | None
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Session:
     """A model, the recordings it is to hear, and where results go."""
 
@@ -84,18 +99,7 @@ class Session:
 
 
 def open_session(
-    command: str,
-    model: str | None,
-    data: str | None,
-    *,
-    out: Path,
-    batch: int,
-    task: str | None = None,
-    limit: int | None = None,
-    prompt: str | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
-    check: Callable[[Sequence[Utterance], int], object] | None = None,
+    command: str, options: RunOptions, check: Callable[[Sequence[Utterance], int], object] | None = None
 ) -> Session:
     """Choose the recordings and load the model, on this process's own device.
 
@@ -108,13 +112,13 @@ def open_session(
     from ..runs.batches import processes
     from ..subject.lslm import load
 
-    folders.take(out, command)
-    everything = open_data(data)
-    chosen = [utterance for utterance in everything if task is None or utterance.task == task][:limit]
+    folders.take(options.out, command)
+    everything = open_data(options.data)
+    chosen = [one for one in everything if options.task is None or one.task == options.task][: options.limit]
     if not chosen:
+        name = options.data or "the bundled manifest"
         tasks = ", ".join(sorted({utterance.task for utterance in everything}))
-        raise InputError(f"{data or 'the bundled manifest'} has no recording for the task {task!r}, only for {tasks}")
-    lslm = load(
-        model, device or str(processes().device), dtype, None if check is None else lambda depth: check(chosen, depth)
-    )
-    return Session(lslm, chosen, data or "bundled recordings", out, batch, prompt)
+        raise InputError(f"{name} has no recording for the task {options.task!r}, only for {tasks}")
+    device = options.device or str(processes().device)
+    lslm = load(options.model, device, options.dtype, None if check is None else lambda depth: check(chosen, depth))
+    return Session(lslm, chosen, options.data or "bundled recordings", options.out, options.batch, options.prompt)

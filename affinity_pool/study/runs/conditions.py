@@ -105,7 +105,7 @@ class Answering:
                 "layers": layers,
                 "kept": [site[row] for site in kept],
             }
-            for row, (utterance, answer) in enumerate(zip(batch.utterances, self.lslm.spelled(said), strict=True))
+            for row, (utterance, answer) in enumerate(zip(batch.utterances, self.lslm.texts(said), strict=True))
         ]
         if self.first_token:
             first += seen[: 1 - len(first)]

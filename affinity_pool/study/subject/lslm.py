@@ -113,13 +113,13 @@ class Lslm(Subject):
         tokenizer = self.processor.tokenizer
         return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
 
-    def spelled(self, tokens: Tensor) -> list[str]:
+    def texts(self, tokens: Tensor) -> list[str]:
         """``[B, new]`` ids of answers as texts."""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def answer(self, inputs: Mapping[str, Tensor]) -> str:
         """The greedy answer of a batch of one as text."""
-        return self.spelled(self.generate(inputs))[0]
+        return self.texts(self.generate(inputs))[0]
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -14,7 +14,7 @@ from commands import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity_pool.cli.application import source_of
+from affinity_pool.cli.application import extra_that_has
 from affinity_pool.cli.options import layers_of
 from affinity_pool.models.sites import load
 from affinity_pool.study.subject import lslm
@@ -204,10 +204,10 @@ def test_layers_are_read_as_written() -> None:
 
 
 def test_the_advice_names_an_extra_that_has_the_package() -> None:
-    assert source_of("soundfile") == "'affinity_pool[study]'"
-    assert source_of("transformers") == "'affinity_pool[study]'"
-    assert source_of("pocketsphinx") == "'affinity_pool[align]'"
-    assert source_of("peft") == "peft"
+    assert extra_that_has("soundfile") == "'affinity_pool[study]'"
+    assert extra_that_has("transformers") == "'affinity_pool[study]'"
+    assert extra_that_has("pocketsphinx") == "'affinity_pool[align]'"
+    assert extra_that_has("peft") == "peft"
 
 
 # The terminal.

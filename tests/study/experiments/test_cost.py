@@ -25,7 +25,7 @@ from affinity_pool.study.experiments.cost.prompts import (
     Case,
     Pooling,
     Prompt,
-    Spoken,
+    Request,
     bucket_cases,
     forced_cases,
     inputs_of,
@@ -72,10 +72,10 @@ def summary(written: Path) -> dict[str, Any]:
     return json.loads((written / "summary.json").read_text())
 
 
-def recordings(lslm: Lslm, *seconds: float) -> list[Spoken]:
+def recordings(lslm: Lslm, *seconds: float) -> list[Request]:
     noise = np.random.default_rng(0)
     return [
-        Spoken(Audio(noise.standard_normal(round(s * lslm.rate)).astype(np.float32), lslm.rate), "transcribe")
+        Request(Audio(noise.standard_normal(round(s * lslm.rate)).astype(np.float32), lslm.rate), "transcribe")
         for s in seconds
     ]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from affinity_pool.study.data import open_data
-from affinity_pool.study.experiments.dynamics.run import Measuring, similarity, summarise, words_of
+from affinity_pool.study.experiments.dynamics.run import Measuring, similarity, summarise, word_spans
 from affinity_pool.study.groups import Span
 from affinity_pool.study.runs.batches import Plan, run
 from affinity_pool.study.runs.results import Finished, Similarities
@@ -68,7 +68,7 @@ def test_every_layer_is_seen_once(lslm: Lslm, corpus: Path) -> None:
 def test_rows_of_a_batch_are_told_apart(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
     def measured(batch: int) -> Finished[Similarities]:
         plan = Plan("dynamics", "random", {}, batch)
-        return run(lslm, open_data(corpus), plan, tmp_path / str(batch), Measuring(lslm), words_of(None, lslm))
+        return run(lslm, open_data(corpus), plan, tmp_path / str(batch), Measuring(lslm), word_spans(None, lslm))
 
     alone, together = measured(1), measured(4)
     assert alone.unusable == together.unusable

@@ -73,7 +73,7 @@ def test_the_oracle_keeps_its_budget_at_every_layer(lslm: Lslm, corpus: Path, tm
     conditions = oracle.conditions([0, 3], list(oracle.OPERATORS), budgets, seed=0)
     assert len(conditions) == 1 + 2 * 3 * 2
     work = Answering(lslm, conditions, longest=2)
-    units = oracle.units_of("words", None, lslm)
+    units = oracle.unit_spans("words", None, lslm)
     records = run(lslm, open_data(corpus), Plan("oracle", "m", {}, 3), tmp_path, work, scorable(lslm, units)).rows
     utterances = {utterance.id: utterance for utterance in open_data(corpus)}
     checked = 0
@@ -105,7 +105,7 @@ def test_an_oracles_means_are_those_of_its_units(lslm: Lslm, corpus: Path) -> No
     utterance = open_data(corpus)[0]
     inputs = lslm.inputs(utterance.load(lslm.rate), "transcribe")
     tokens = int(lslm.audio_positions(inputs).sum())
-    units = oracle.units_of("0.2", None, lslm)(utterance, utterance.load(lslm.rate), tokens)
+    units = oracle.unit_spans("0.2", None, lslm)(utterance, utterance.load(lslm.rate), tokens)
     seen: list[torch.Tensor] = []
 
     def reduce(x: torch.Tensor, lengths: torch.Tensor | None, mergeable: torch.Tensor) -> Any:

@@ -23,13 +23,13 @@ shares = st.floats(0, 1, exclude_min=True)
 operators = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 
 
-def units_of(lengths: list[int]) -> list[Span]:
+def unit_spans(lengths: list[int]) -> list[Span]:
     return [Span(start, end) for start, end in pairwise(accumulate(lengths, initial=0))]
 
 
 @st.composite
 def units_and_budgets(draw: st.DrawFn) -> tuple[list[Span], list[int]]:
-    units = units_of(draw(lengths))
+    units = unit_spans(draw(lengths))
     return units, draw(st.lists(st.integers(1, 14), min_size=len(units), max_size=len(units)))
 
 
@@ -38,21 +38,21 @@ def units_and_budgets(draw: st.DrawFn) -> tuple[list[Span], list[int]]:
 
 @given(lengths, st.integers(1, 14))
 def test_r_tokens_a_unit_or_all_it_has(lengths: list[int], tokens: int) -> None:
-    assert quota(units_of(lengths), tokens=tokens) == [min(tokens, length) for length in lengths]
+    assert quota(unit_spans(lengths), tokens=tokens) == [min(tokens, length) for length in lengths]
 
 
 @given(lengths, shares)
 def test_a_share_is_kept_exactly_by_the_whole_unless_it_is_less_than_a_token_a_unit(
     lengths: list[int], share: float
 ) -> None:
-    kept = quota(units_of(lengths), share=share)
+    kept = quota(unit_spans(lengths), share=share)
     assert sum(kept) == max(round(share * sum(lengths)), sum(length > 0 for length in lengths))
     assert all(min(1, length) <= keep <= length for keep, length in zip(kept, lengths, strict=True))
 
 
 @given(lengths, shares)
 def test_longer_units_keep_more_up_to_rounding(lengths: list[int], share: float) -> None:
-    kept = quota(units_of(lengths), share=share)
+    kept = quota(unit_spans(lengths), share=share)
     for one, length in zip(kept, lengths, strict=True):
         for other, longer in zip(kept, lengths, strict=True):
             assert length > longer or one <= other + 1
@@ -61,21 +61,21 @@ def test_longer_units_keep_more_up_to_rounding(lengths: list[int], share: float)
 @given(st.lists(st.integers(4, 12)), st.floats(0.25, 1))
 def test_where_no_unit_is_too_short_each_keeps_the_share_up_to_rounding(lengths: list[int], share: float) -> None:
     rate = round(share * sum(lengths)) / max(1, sum(lengths))
-    for keep, length in zip(quota(units_of(lengths), share=share), lengths, strict=True):
+    for keep, length in zip(quota(unit_spans(lengths), share=share), lengths, strict=True):
         assert abs(keep - max(1, rate * length)) < 1.5
 
 
 @given(lengths)
 def test_the_whole_share_keeps_everything(lengths: list[int]) -> None:
-    assert quota(units_of(lengths), share=1.0) == lengths
+    assert quota(unit_spans(lengths), share=1.0) == lengths
 
 
 def test_what_short_units_take_too_much_the_longer_ones_give() -> None:
-    assert quota(units_of([1, 1, 1, 1, 16, 20]), share=0.25) == [1, 1, 1, 1, 3, 3]
+    assert quota(unit_spans([1, 1, 1, 1, 16, 20]), share=0.25) == [1, 1, 1, 1, 3, 3]
 
 
 def test_a_unit_of_one_token_keeps_it_where_running_totals_end_in_halves() -> None:
-    assert quota(units_of([3, 1, 3]), share=0.57) == [2, 1, 1]
+    assert quota(unit_spans([3, 1, 3]), share=0.57) == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_uniform_drop_has_equal_strides(keep: int, stride: int) -> None:
 
 
 def test_random_drop_keeps_the_same_tokens_for_the_same_seed_and_others_for_others() -> None:
-    units, keep = units_of([30, 40, 30]), [10, 15, 10]
+    units, keep = unit_spans([30, 40, 30]), [10, 15, 10]
     plan = random_drop_plan(units, keep, seed=1)
     torch.manual_seed(0)
     assert torch.equal(random_drop_plan(units, keep, seed=1), plan)
@@ -167,13 +167,13 @@ def test_random_drop_leaves_the_global_generator_alone() -> None:
 
 
 def test_random_drop_at_a_smaller_budget_keeps_a_part_of_what_it_keeps_at_a_larger_one() -> None:
-    units = units_of([9, 1, 14])
+    units = unit_spans([9, 1, 14])
     stays = [random_drop_plan(units, quota(units, tokens=tokens), seed=4) >= 0 for tokens in (2, 5, 11)]
     assert all((more | ~fewer).all() for fewer, more in pairwise(stays))
 
 
 def test_random_drop_keeps_each_token_of_a_unit_about_equally_often() -> None:
-    units, keep, draws = units_of([5, 12]), [1, 6], 400
+    units, keep, draws = unit_spans([5, 12]), [1, 6], 400
     often = sum((random_drop_plan(units, keep, seed) >= 0).double() for seed in range(draws)) / draws
     wanted = torch.tensor([1 / 5] * 5 + [6 / 12] * 12)
     deviation = (wanted * (1 - wanted) / draws).sqrt()

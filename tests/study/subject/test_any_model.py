@@ -61,7 +61,7 @@ def test_every_experiment_runs_on_every_family(
     assert facts["conditions"][1]["relative_flops"] < 1
 
     half = oracle.conditions([lslm.depth - 1], ["uniform-merge"], [oracle.UnitBudget(share=0.5)], seed=0)
-    records = done(Answering(lslm, half, longest=2), "oracle", oracle.units_of("0.3", None, lslm))
+    records = done(Answering(lslm, half, longest=2), "oracle", oracle.unit_spans("0.3", None, lslm))
     for record in records.rows[1::2]:
         assert record["kept"] == [max(round(record["audio_tokens"] / 2), 4 if record["seconds"] > 1 else 3)]
 

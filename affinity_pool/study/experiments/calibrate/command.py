@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ....cli.application import explained
+from ....cli.application import errors_in_words
 from ....cli.options import (
     Batch,
     Data,
@@ -21,7 +21,7 @@ from ....cli.options import (
     Prompt,
     Task,
     layers_of,
-    rules_of,
+    parse_rules,
 )
 
 
@@ -53,27 +53,16 @@ def calibrate(
 
     Writes affinity_pool.json, for affinity_pool.patch(model, path), and a picture of what else there was to choose.
     """
-    with explained():
-        from ..session import open_session
+    with errors_in_words():
+        from ..session import RunOptions, open_session
         from . import run as calibrate
         from .page import page
 
         budget = calibrate.CostBudget(flops, retention)
         kind = calibrate.check_criterion(criterion)
-        _, widths = rules_of("1", windows)
-        session = open_session(
-            "calibrate",
-            model,
-            data,
-            out=out,
-            batch=batch,
-            task=task,
-            limit=limit,
-            prompt=prompt,
-            device=device,
-            dtype=dtype,
-            check=lambda utterances, depth: layers_of(layers, depth),
-        )
+        _, widths = parse_rules("1", windows)
+        common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
+        session = open_session("calibrate", common, check=lambda utterances, depth: layers_of(layers, depth))
         search = calibrate.Search(
             session.lslm,
             budget,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ....cli.application import console, explained
-from ....cli.options import Data, Device, Dtype, Model, Out, Prompt, Sites, listed, seconds_of
+from ....cli.application import console, errors_in_words
+from ....cli.options import Data, Device, Dtype, Model, Out, Prompt, Sites, parse_list, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,7 +58,7 @@ def cost(
     Prefills with and without pooling run in turns; each ratio has a 95 % interval, and a verdict says when pooling is
     slower. With --random-weights the cost of a model is measured without having it.
     """
-    with explained():
+    with errors_in_words():
         from ...data import digests
         from ...report.page import write
         from ...runs import folders
@@ -69,12 +69,12 @@ def cost(
 
         folders.take(out, "cost")
         options = Options(rounds, new_tokens, idle)
-        seconds = None if lengths is None else seconds_of(lengths, "lengths")
+        seconds = None if lengths is None else parse_seconds(lengths, "lengths")
         if random_weights is not None:
             unused = {"--model": model, "--data": data, "--prompt": prompt, "--sites": sites, "--buckets": buckets}
             if refused := [name for name, value in unused.items() if value is not None]:
                 raise typer.BadParameter(f"{refused[0]} does not go with --random-weights, which needs only --lengths")
-            sizes = listed(batch, int, "batch")
+            sizes = parse_list(batch, int, "batch")
             if min(sizes) < 1:
                 raise typer.BadParameter(f"batch must be 1 or more, got {batch!r}")
             loaded, cases = _from_config(random_weights, seconds, sizes, device, dtype)
@@ -84,7 +84,7 @@ def cost(
                 raise typer.BadParameter("--batch needs --random-weights: recordings are measured one by one")
             if lengths is not None and buckets is not None:
                 raise typer.BadParameter("--lengths are measured in place of --buckets: give one of them")
-            edges = None if buckets is None else seconds_of(buckets, "buckets")
+            edges = None if buckets is None else parse_seconds(buckets, "buckets")
             if edges is not None and any(later <= edge for edge, later in pairwise(edges)):
                 raise typer.BadParameter(f"buckets must rise, as 5,10,20, got {buckets!r}")
             loaded, name, pooling, cases, given = _from_recordings(
@@ -117,7 +117,7 @@ def _from_config(
     if kind not in ("float32", "bfloat16", "float16"):
         raise typer.BadParameter(f"must be auto, float32, bfloat16 or float16, got {kind!r}", param_hint="--dtype")
     subject = Subject(random_model(config_of(config), place, getattr(torch, kind)))
-    seconds = lengths or listed(CPU_LENGTHS if on_cpu else GPU_LENGTHS, float, "lengths")
+    seconds = lengths or parse_list(CPU_LENGTHS if on_cpu else GPU_LENGTHS, float, "lengths")
     return subject, forced_cases(subject, seconds, batches)
 
 
@@ -136,12 +136,12 @@ def _from_recordings(
     from ...data.digests import of_audio, of_texts
     from ...sites import check_sites
     from ...subject.lslm import load
-    from .prompts import Pooling, Spoken, bucket_cases, length_cases
+    from .prompts import Pooling, Request, bucket_cases, length_cases
 
     utterances = open_data(data)
     lslm = load(model, device, dtype, lambda depth: check_sites(sites, depth))
     pooling = Pooling(*lslm.pooling(sites or lslm.sites))
-    recordings = [Spoken(one.load(lslm.rate), prompt or one.task) for one in utterances]
+    recordings = [Request(one.load(lslm.rate), prompt or one.task) for one in utterances]
     cases = (
         bucket_cases(lslm, recordings, pooling, edges, per_bucket)
         if lengths is None

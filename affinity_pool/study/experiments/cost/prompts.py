@@ -82,7 +82,7 @@ def _forced(subject: Subject, seconds: float, batch: int) -> list[Prompt]:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Request:
     """A recording at the model's rate, and what is asked about it."""
 
     audio: Audio
@@ -90,7 +90,7 @@ class Spoken:
 
 
 def bucket_cases(
-    lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling, edges: Sequence[float] | None, most: int
+    lslm: Lslm, recordings: Sequence[Request], pooling: Pooling, edges: Sequence[float] | None, most: int
 ) -> Iterator[Case]:
     """The recordings by length: 0 to the first edge, between edges, and longer; the first ``most`` of each bucket.
 
@@ -104,18 +104,18 @@ def bucket_cases(
         inside = [one for one in recordings if low <= round(one.audio.seconds, 3) < high][:most]
         if inside:
             name = f"{low:g}-{high:g} s" if high < inf else f"{low:g} s and longer"
-            yield Case(name, 1, partial(_heard, lslm, inside, pooling))
+            yield Case(name, 1, partial(_requested, lslm, inside, pooling))
 
 
 def length_cases(
-    lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling, lengths: Sequence[float]
+    lslm: Lslm, recordings: Sequence[Request], pooling: Pooling, lengths: Sequence[float]
 ) -> Iterator[Case]:
     """Prompts of exactly these lengths: the recordings one after the other, from the first again after the last."""
     for seconds in lengths:
         yield Case(f"{seconds:g} s", 1, partial(_joined, lslm, recordings, pooling, seconds))
 
 
-def _joined(lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling, seconds: float) -> list[Prompt]:
+def _joined(lslm: Lslm, recordings: Sequence[Request], pooling: Pooling, seconds: float) -> list[Prompt]:
     pieces: list[np.ndarray] = []
     missing = round(seconds * lslm.rate)
     for recording in cycle(recordings):
@@ -124,10 +124,10 @@ def _joined(lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling, seconds:
         if missing <= 0:
             break
     audio = replace(recordings[0].audio, samples=np.concatenate(pieces))
-    return _heard(lslm, [Spoken(audio, recordings[0].prompt)], pooling)
+    return _requested(lslm, [Request(audio, recordings[0].prompt)], pooling)
 
 
-def _heard(lslm: Lslm, recordings: Sequence[Spoken], pooling: Pooling) -> list[Prompt]:
+def _requested(lslm: Lslm, recordings: Sequence[Request], pooling: Pooling) -> list[Prompt]:
     return [Prompt(inputs_of(lslm, one.audio, one.prompt), one.audio.seconds, pooling) for one in recordings]
 
 

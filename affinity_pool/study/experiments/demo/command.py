@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ....cli.application import console, explained
-from ....cli.options import Device, Dtype, Model, Sites, asked
+from ....cli.application import console, errors_in_words
+from ....cli.options import Device, Dtype, Model, Sites, check_prompt
 
 
 def demo(
@@ -25,7 +25,7 @@ def demo(
             "--prompt",
             "--task",
             help="What to ask; also picks the recordings of a manifest by their task.",
-            callback=asked,
+            callback=check_prompt,
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
@@ -38,7 +38,7 @@ def demo(
     Prints both transcripts and their word error rate, the audio tokens left after each site, prefill FLOPs, KV cache
     and time to first token side by side, and writes a page (HTML), a picture of the groups (PNG) and summary.json.
     """
-    with explained():
+    with errors_in_words():
         from rich.progress import track
 
         from ...runs import folders

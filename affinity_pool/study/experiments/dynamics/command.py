@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....cli.application import explained
+from ....cli.application import errors_in_words
 from ....cli.options import Alignments, Batch, Data, Device, Dtype, Limit, Model, OneTask, Out, Prompt
 
 
@@ -25,33 +25,23 @@ def dynamics(
     Neighbour similarity, the mean over all pairs, and the largest inside a word. No text is needed; without word times
     the third is left out.
     """
-    with explained():
+    with errors_in_words():
         from ...data.alignment import check_source
         from ...data.digests import word_times
-        from ..session import open_session
+        from ..session import RunOptions, open_session
         from . import run as dynamics
         from .page import page
 
         check_source(alignments)
-        session = open_session(
-            "dynamics",
-            model,
-            data,
-            out=out,
-            batch=batch,
-            task=task,
-            limit=limit,
-            prompt=prompt,
-            device=device,
-            dtype=dtype,
-        )
+        common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
+        session = open_session("dynamics", common)
         lslm = session.lslm
         options = {"alignments": alignments, "task": task}
         done = session.run(
             "dynamics",
             options,
             dynamics.Measuring(lslm),
-            dynamics.words_of(alignments, lslm),
+            dynamics.word_spans(alignments, lslm),
             files=word_times(alignments),
         )
         if session.leads:

@@ -92,7 +92,7 @@ class Measuring:
         ]
 
 
-def words_of(source: str | None, lslm: Lslm) -> Prepare:
+def word_spans(source: str | None, lslm: Lslm) -> Prepare:
     """Each recording's words as spans of its audio tokens; None where nobody knows their times."""
 
     def find(utterance: Utterance, audio: Audio, tokens: int) -> list[Span] | None:

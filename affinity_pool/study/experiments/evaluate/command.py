@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ....cli.application import explained
-from ....cli.options import Batch, Data, Device, Dtype, Limit, Longest, Model, Out, Prompt, Seed, Task, listed
+from ....cli.application import errors_in_words
+from ....cli.options import Batch, Data, Device, Dtype, Limit, Longest, Model, Out, Prompt, Seed, Task, parse_list
 
 
 def evaluate(
@@ -46,34 +46,23 @@ def evaluate(
 
     WER and cWER, accuracy, BLEU, each with intervals of the paired difference; tokens left; prefill FLOPs.
     """
-    with explained():
+    with errors_in_words():
         from ...data.digests import judge_source
         from ...metrics import judged, load_judge
         from ...runs.conditions import Answering, scorable
         from ...sites import parse_sites
-        from ..session import open_session
+        from ..session import RunOptions, open_session
         from . import run as evaluate
         from .page import page
 
         referee = None if judge is None else judged(load_judge(judge), judge)
-        names = [] if baselines == "none" else listed(baselines, str, "baselines")
+        names = [] if baselines == "none" else parse_list(baselines, str, "baselines")
 
         def check(utterances: object, depth: int) -> None:
             evaluate.conditions([parse_sites(spec, depth) for spec in sites or ()], names, seed)
 
-        session = open_session(
-            "eval",
-            model,
-            data,
-            out=out,
-            batch=batch,
-            task=task,
-            limit=limit,
-            prompt=prompt,
-            device=device,
-            dtype=dtype,
-            check=check,
-        )
+        common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
+        session = open_session("eval", common, check=check)
         lslm = session.lslm
         choices = [parse_sites(spec, lslm.depth) for spec in sites or [lslm.sites]]
         conditions = evaluate.conditions(choices, names, seed)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ....cli.application import explained
+from ....cli.application import errors_in_words
 from ....cli.options import (
     Alignments,
     Batch,
@@ -23,7 +23,7 @@ from ....cli.options import (
     Prompt,
     Seed,
     layers_of,
-    listed,
+    parse_list,
 )
 
 
@@ -54,34 +54,23 @@ def oracle(
     Shows where in the model audio tokens can be spared: the error of the answers over layers, for Random Drop, Uniform
     Drop and Uniform Merge at each budget.
     """
-    with explained():
+    with errors_in_words():
         from ...data.digests import word_times
         from ...runs.conditions import Answering, Condition, scorable
         from ...runs.scores import summarise
-        from ..session import open_session
+        from ..session import RunOptions, open_session
         from . import run as oracle
         from .page import page
 
-        sizes = listed(budgets, oracle.UnitBudget.parse, "budgets")
-        names = listed(operators, str, "operators")
+        sizes = parse_list(budgets, oracle.UnitBudget.parse, "budgets")
+        names = parse_list(operators, str, "operators")
         oracle.check_units(units, alignments)
 
         def conditions(depth: int) -> list[Condition]:
             return oracle.conditions(layers_of(layers, depth), names, sizes, seed)
 
-        session = open_session(
-            "oracle",
-            model,
-            data,
-            out=out,
-            batch=batch,
-            task=task,
-            limit=limit,
-            prompt=prompt,
-            device=device,
-            dtype=dtype,
-            check=lambda utterances, depth: conditions(depth),
-        )
+        common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
+        session = open_session("oracle", common, check=lambda utterances, depth: conditions(depth))
         lslm = session.lslm
         options = {
             "layers": layers_of(layers, lslm.depth),
@@ -94,7 +83,7 @@ def oracle(
             "oracle",
             {**options, "alignments": alignments, "longest": longest, "task": task},
             Answering(lslm, conditions(lslm.depth), longest),
-            scorable(lslm, oracle.units_of(units, alignments, lslm)),
+            scorable(lslm, oracle.unit_spans(units, alignments, lslm)),
             files=word_times(alignments),
         )
         if session.leads:

@@ -101,7 +101,7 @@ def _sites(operator: Operator, budget: UnitBudget, layer: int, seed: int, batch:
     return [Site(layer, reduction=planned(plan))]
 
 
-def units_of(kind: str, source: str | None, lslm: Lslm) -> Prepare:
+def unit_spans(kind: str, source: str | None, lslm: Lslm) -> Prepare:
     """Each recording's units as spans of its audio tokens; see :func:`affinity_pool.study.data.spans.units`."""
 
     def find(utterance: Utterance, audio: Audio, tokens: int) -> list[Span]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ....cli.application import explained
+from ....cli.application import errors_in_words
 from ....cli.options import (
     Batch,
     Data,
@@ -21,7 +21,7 @@ from ....cli.options import (
     Out,
     Prompt,
     layers_of,
-    rules_of,
+    parse_rules,
 )
 
 if TYPE_CHECKING:
@@ -52,32 +52,21 @@ def probe(
 
     Also draws the groups that each layer would make of one recording, with its words.
     """
-    with explained():
+    with errors_in_words():
         from ...runs.conditions import Answering, scorable
         from ...runs.scores import summarise
-        from ..session import open_session
+        from ..session import RunOptions, open_session
         from . import run as probe
         from .page import page
 
-        cosines, widths = rules_of(thresholds, windows)
+        cosines, widths = parse_rules(thresholds, windows)
 
         def check(utterances: Sequence[Utterance], depth: int) -> None:
             layers_of(layers, depth)
             probe.check_picture(utterances, picture)
 
-        session = open_session(
-            "probe",
-            model,
-            data,
-            out=out,
-            batch=batch,
-            task=task,
-            limit=limit,
-            prompt=prompt,
-            device=device,
-            dtype=dtype,
-            check=check,
-        )
+        common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
+        session = open_session("probe", common, check=check)
         lslm = session.lslm
         chosen = layers_of(layers, lslm.depth)
         options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}
@@ -85,7 +74,7 @@ def probe(
         done = session.run("probe", options, work, scorable(lslm))
         if session.leads:
             summary = summarise(lslm, done)
-            shown, audio = probe.pictured(session.utterances, picture, lslm)
+            shown, audio = probe.recording_to_draw(session.utterances, picture, lslm)
             middle = sorted(cosines)[len(cosines) // 2]
             drawn = probe.picture(lslm, shown, audio, prompt, chosen, middle, widths[-1])
             session.write(summary, page(summary, drawn))

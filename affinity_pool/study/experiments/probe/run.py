@@ -55,7 +55,7 @@ def check_picture(utterances: Sequence[Utterance], wanted: str | None) -> None:
         raise InputError(f"no utterance {wanted!r} among {len(utterances)}; the first is {utterances[0].id!r}")
 
 
-def pictured(utterances: Sequence[Utterance], wanted: str | None, lslm: Lslm) -> tuple[Utterance, Audio]:
+def recording_to_draw(utterances: Sequence[Utterance], wanted: str | None, lslm: Lslm) -> tuple[Utterance, Audio]:
     """The recording to draw: the one named, else the longest with word times that the model hears whole.
 
     Raises:
