@@ -1,4 +1,4 @@
-"""A figure of a page: drawn on demand in a palette, as SVG inside the page and as files beside it."""
+"""A figure of a page: drawn on demand in light and in dark, as pictures inside the page and as files beside it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import cache, cached_property
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
 from ..runs import folders
-from .palette import DARK, LIGHT, TOKENS, Palette, coloured
-
-Drawn = ParamSpec("Drawn")
+from .palette import DARK, LIGHT, Palette
 
 UNIT = 1 / 72
 """Inches of a unit of the drawing, which is a CSS pixel where the page is wide enough."""
@@ -30,8 +29,10 @@ DENSITY = 160
 """Pixels an inch."""
 SMALLEST = 0.8
 """What a chart may shrink to on a narrow screen: its text of 12.5 pixels is then 10 high. Below that it scrolls."""
-FONTS = "system-ui, sans-serif"
+TEXT = 12.5
 CHINESE = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "SimHei")
+MARKERS = "osD^vP"
+"""One a hue."""
 
 
 @dataclass(frozen=True)
@@ -44,88 +45,65 @@ class Chart:
     alt: str
     caption: str = ""
     raster: bool = False
-    """Too many shapes, or pixels, for SVG: the page holds one PNG for light and one for dark."""
+    """Too many shapes, or pixels, for SVG: PNG."""
 
     def draw(self, palette: Palette) -> Figure:
         """The figure, its text as it is written."""
-        return as_written(self.drawing)(palette)
+        return drawn(self.drawing, palette, self.name)
 
     def html(self) -> str:
-        """The figure for the inside of a page; one that cannot be read at the width there is scrolls."""
-        return self._pictures() if self.raster else self._drawing()
+        """Light and dark for the inside of a page; a figure that cannot be read at the width there is scrolls.
+
+        Each is a document of its own inside ``<img>``, so no id or style of one meets another's.
+        """
+        kind = "image/png" if self.raster else "image/svg+xml"
+        light, dark = (
+            f"data:{kind};base64,{base64.b64encode(image).decode()}"
+            for image in (self._images[LIGHT], self._images[DARK])
+        )
+        size = f"width:{self._width:.0f}px;min-width:{SMALLEST * self._width:.0f}px"
+        return (
+            f'<picture><source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<img src="{light}" alt="{escape(printable(self.alt))}" style="{size}"></picture>'
+        )
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``NAME.png`` for light and ``NAME-dark.png`` for dark surroundings, and ``NAME.svg`` unless raster."""
-        pictures = {folder / f"{self.name}.png": self._light, folder / f"{self.name}-dark.png": self._dark}
-        for path, png in pictures.items():
+        files = {
+            folder / f"{self.name}.png": self._image(LIGHT, "png"),
+            folder / f"{self.name}-dark.png": self._image(DARK, "png"),
+        }
+        if not self.raster:
+            files[folder / f"{self.name}.svg"] = self._images[LIGHT]
+        for path, image in files.items():
             with folders.writing(path):
-                path.write_bytes(png)
-        if self.raster:
-            return [*pictures]
-        drawing = folder / f"{self.name}.svg"
-        folders.write(drawing, coloured(self._svg, LIGHT) + "\n")
-        return [*pictures, drawing]
-
-    def _pictures(self) -> str:
-        light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in (self._light, self._dark))
-        width = int.from_bytes(self._light[16:20], "big") / DENSITY / UNIT
-        return (
-            f'<picture><source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img src="{light}" alt="{escape(printable(self.alt))}" style="{_sized(width)}"></picture>'
-        )
-
-    def _drawing(self) -> str:
-        svg = coloured(self._svg)
-        width = float(re.search(r'viewBox="0 0 (\S+)', svg).group(1))  # type: ignore[union-attr]
-        return svg.replace(
-            "<svg ", f'<svg role="img" aria-label="{escape(printable(self.alt))}" style="{_sized(width)}" ', 1
-        )
+                path.write_bytes(image)
+        return [*files]
 
     @cached_property
-    def _svg(self) -> str:
-        """In ``TOKENS``, with the text as text and with ids that no other figure of a page has."""
-        with _style(self.name):
+    def _images(self) -> dict[Palette, bytes]:
+        return {palette: self._image(palette, "png" if self.raster else "svg") for palette in (LIGHT, DARK)}
+
+    @cached_property
+    def _width(self) -> float:
+        return float(self.draw(LIGHT).get_figwidth()) / UNIT
+
+    def _image(self, palette: Palette, form: str) -> bytes:
+        """The same each time: no date, no random ids."""
+        with styled(palette, salt=self.name):
             out = BytesIO()
-            self.draw(TOKENS).savefig(out, format="svg", metadata={"Date": None})
-        svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", "", out.getvalue().decode(), flags=re.DOTALL)
-        svg = re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*pt"', r"\1", svg)
-        svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", rf"\1 {FONTS}", svg)
-        used = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
-        svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{self.name}-{m.group(1)}"' if m.group(1) in used else "", svg)
-        svg = re.sub(r'(url\(|href=")#', rf"\1#{self.name}-", svg)
-        return re.sub(r">\s+<", ">\n<", svg).strip()
-
-    @cached_property
-    def _light(self) -> bytes:
-        return self._png(LIGHT)
-
-    @cached_property
-    def _dark(self) -> bytes:
-        return self._png(DARK)
-
-    def _png(self, palette: Palette) -> bytes:
-        with _style(self.name):
-            figure, out = self.draw(palette), BytesIO()
-            figure.savefig(out, format="png", dpi=DENSITY, facecolor=palette.paper, metadata={"Software": None})
+            about = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+            self.draw(palette).savefig(out, format=form, dpi=DENSITY, facecolor=palette.paper, metadata=about)
         return out.getvalue()
 
 
-def _sized(width: float) -> str:
-    return f"width:{width:.0f}px;min-width:{SMALLEST * width:.0f}px"
-
-
-def as_written(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
-    """Drawn so that no text is TeX, and without the characters that no font has."""
-
-    @wraps(draw)
-    def drawn(*args: Drawn.args, **settings: Drawn.kwargs) -> Figure:
-        with _style():
-            figure = draw(*args, **settings)
-            for text in figure.findobj(Text):
-                text.set_text(printable(re.sub(r"[\t\n]", " ", text.get_text())))
-        return figure
-
-    return drawn
+def drawn(draw: Callable[[Palette], Figure], palette: Palette, salt: str = "") -> Figure:
+    """A figure whose text is as it is written: no TeX, and U+FFFD for characters that no font has."""
+    with styled(palette, salt):
+        figure = draw(palette)
+        for text in figure.findobj(Text):
+            text.set_text(printable(re.sub(r"[\t\n]", " ", text.get_text())))
+    return figure
 
 
 def printable(text: str) -> str:
@@ -134,17 +112,53 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def _style(salt: str = "") -> Iterator[None]:
-    """Text as it is written, nothing random, and the reader's own settings of matplotlib left out."""
-    installed = {font.name for font in fontManager.ttflist}
-    chosen: Any = {
-        "font.family": ["DejaVu Sans", *(font for font in CHINESE if font in installed)],
-        "text.parse_math": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-    }
+def styled(palette: Palette, salt: str = "") -> Iterator[None]:
+    """The one style of all figures, and nothing of the reader's own settings."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(chosen)
+        matplotlib.rcParams.update(_style(palette, salt))
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
         yield
+
+
+def _style(palette: Palette, salt: str) -> Any:
+    axis = {"labelsize": TEXT, "major.size": 0, "major.pad": 6}
+    return {
+        "font.family": ["sans-serif"],
+        "font.sans-serif": ["DejaVu Sans", *_chinese()],
+        "font.size": TEXT,
+        "text.color": palette.ink,
+        "text.parse_math": False,
+        "figure.dpi": 72,
+        "figure.facecolor": palette.paper,
+        "figure.constrained_layout.w_pad": 0.08,
+        "axes.facecolor": "none",
+        "axes.edgecolor": palette.faint,
+        "axes.labelcolor": palette.faint,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 13.5,
+        "axes.titleweight": "bold",
+        "axes.titlepad": 14,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.prop_cycle": cycler(color=palette.groups, marker=list(MARKERS)),
+        **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
+        **{f"{name}.{key}": value for name in ("xtick", "ytick") for key, value in axis.items()},
+        "xtick.color": palette.faint,
+        "ytick.color": palette.faint,
+        "grid.color": palette.line,
+        "legend.frameon": False,
+        "legend.fontsize": TEXT,
+        "lines.linewidth": 1.9,
+        "lines.markersize": 7.5,
+        "lines.markeredgecolor": palette.paper,
+        "svg.fonttype": "none",  # text is text: sharp, and a third of the size
+        "svg.hashsalt": salt,
+    }
+
+
+@cache
+def _chinese() -> list[str]:
+    installed = {font.name for font in fontManager.ttflist}
+    return [font for font in CHINESE if font in installed]

@@ -8,6 +8,7 @@ other, such as one a layer, have two colours in turn and grey for single tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,11 +17,11 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.textpath import TextPath
 
 from ..data.manifest import Word
 from ..groups import Picture, Row, Span, containing
-from .drawing import long
-from .figures import UNIT, Chart, as_written
+from .figures import UNIT, Chart, drawn
 from .palette import LIGHT, Palette
 
 # Inches, whatever the recording: only the time axis grows with it, and many rows are lower.
@@ -30,6 +31,7 @@ BAR = 0.68  # of a row
 SOUND = 1.5
 RIGHT, TOP, BOTTOM = 1.3, 0.68, 0.56
 NARROWEST, WIDEST = 4.5, 37.0
+NAME, DETAIL = 11, 9  # font sizes of a row's
 LETTER = 0.1  # a letter of a word's label
 SECOND = (1.0, 2.4)  # a second takes as little of this as lets the words' labels stand side by side
 
@@ -39,17 +41,22 @@ def chart(picture: Picture, name: str = "groups", caption: str = "") -> Chart:
     alt = f"Log-mel spectrogram of {picture.title} with the groups of audio tokens: " + ", ".join(
         f"{row.name} {len(row.spans)}" for row in picture.rows
     )
-    return Chart(name, lambda palette: draw(picture, palette), alt, caption, raster=True)
+    return Chart(name, partial(_draw, picture), alt, caption, raster=True)
 
 
-@as_written
 def draw(picture: Picture, palette: Palette = LIGHT) -> Figure:
+    """The picture alone."""
+    return drawn(partial(_draw, picture), palette)
+
+
+def _draw(picture: Picture, palette: Palette) -> Figure:
     """Draw at a scale that keeps single tokens and the words' labels apart; long recordings make wide figures."""
     inner = min(max(picture.end * _inches_a_second(picture.words), NARROWEST), WIDEST)
     low = LOW if any(row.detail for row in picture.rows) else LOWEST
     bars = min(max(ROWS / len(picture.rows), low), ROW) * len(picture.rows)
-    beside = max(long([row.name for row in picture.rows]), 0.82 * long([row.detail for row in picture.rows]))
-    before = (beside + 18) * UNIT
+    names = [TextPath((0, 0), row.name, NAME) for row in picture.rows]
+    details = [TextPath((0, 0), row.detail, DETAIL) for row in picture.rows if row.detail]
+    before = (max(path.get_extents().width for path in (*names, *details)) + 18) * UNIT
     width, height = before + inner + RIGHT, TOP + SOUND + bars + BOTTOM
     figure = Figure(figsize=(width, height), facecolor=palette.paper)
     left, span = before / width, inner / width
@@ -59,6 +66,7 @@ def draw(picture: Picture, palette: Palette = LIGHT) -> Figure:
         axes.set_facecolor(palette.paper)
         axes.tick_params(colors=palette.faint, labelsize=10, length=3)
         axes.set_yticks([])
+        axes.grid(visible=False)
         for spine in axes.spines.values():
             spine.set_visible(False)
     _draw_sound(sound, picture, palette)
@@ -103,8 +111,8 @@ def _draw_groups(axes: Axes, picture: Picture, palette: Palette, second: float, 
                 size = f"{span.end - span.start}"
                 axes.text(middle, y, size, color=palette.paper, fontsize=8.5, ha="center", va="center_baseline")
         up, down = (6, -8) if row.detail else (0, 0)
-        _beside(axes, 0, y, (-9, up), row.name, color=palette.ink, fontsize=11, ha="right")
-        _beside(axes, 0, y, (-9, down), row.detail, color=palette.faint, fontsize=9, ha="right")
+        _beside(axes, 0, y, (-9, up), row.name, color=palette.ink, fontsize=NAME, ha="right")
+        _beside(axes, 0, y, (-9, down), row.detail, color=palette.faint, fontsize=DETAIL, ha="right")
         left = {"color": palette.ink, "fontsize": min(14, 46 * row_height), "weight": "bold"}
         _beside(axes, picture.end, y, (9, 0), f"{len(row.spans)}", **left)
         share = "tokens" if y == 0 else f"{len(row.spans) / whole:.0%}"

@@ -1,7 +1,7 @@
 """A page: one HTML file with everything in it, light or dark as the reader's system is, and its figures as files.
 
-An experiment says what it found as a ``Page``; nothing here knows any experiment. Text is escaped, and U+FFFD stands
-for what HTML cannot hold; in paragraphs, findings and captions ``**words**`` are bold and `` `words` `` are code.
+An experiment says what it found as a ``Page``, and ``templates`` says what that looks like. Text is escaped, and U+FFFD
+stands for what HTML cannot hold; in paragraphs, findings and captions ``**words**`` are bold, `` `words` `` code.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
 from ..runs import folders
 from .figures import Chart, printable
-from .style import STYLESHEET
+from .palette import DARK, LIGHT
 
 
 class Card(NamedTuple):
@@ -46,6 +49,9 @@ class Table:
     prose: bool = False
     """The columns hold sentences: all are at the left and wrap."""
 
+    def is_strong(self, row: int) -> bool:
+        return row in self.strong or row - len(self.rows) in self.strong
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -65,6 +71,10 @@ Block = str | Table | Chart | Answers
 class Section:
     title: str
     blocks: Sequence[Block]
+
+    def kinds(self) -> Iterator[tuple[str, list[Block]]]:
+        """Blocks of one class that follow each other, with its name."""
+        return ((kind, list(blocks)) for kind, blocks in groupby(self.blocks, key=lambda block: type(block).__name__))
 
 
 @dataclass(frozen=True)
@@ -90,96 +100,20 @@ def write(page: Page, folder: Path) -> list[Path]:
 
 def html(page: Page) -> str:
     """The same page gives the same bytes."""
-    lines = "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(page.title)}</title>\n<style>{STYLESHEET}</style>",
-            f'<h1>{escape(page.title)}</h1>\n<p class="lead">{_inline(page.lead)}</p>',
-            *_wrapped('<div class="cards">', map(_card, page.cards), "</div>"),
-            *_wrapped("<ul>", (f"<li>{_inline(finding)}</li>" for finding in page.findings), "</ul>"),
-            *(line for section in page.sections for line in _section(section)),
-            *_facts(page.facts),
-            "</html>\n",
-        ]
+    template = _templates().get_template("page.html")
+    return printable(template.render(page=page, light=LIGHT.variables(), dark=DARK.variables()))
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return printable(lines)
+    templates.filters["inline"] = _inline
+    return templates
 
 
-def _wrapped(start: str, lines: Iterator[str], end: str) -> list[str]:
-    inside = list(lines)
-    return [start, *inside, end] if inside else []
-
-
-def _inline(text: str) -> str:
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
-
-
-def _card(card: Card) -> str:
-    figure, what, detail = map(escape, card)
-    return f'<div class="card"><b>{figure}</b><span>{what}</span><small>{detail}</small></div>'
-
-
-def _section(section: Section) -> Iterator[str]:
-    yield f"\n<h2>{escape(section.title)}</h2>"
-    for kind, blocks in groupby(section.blocks, key=type):
-        inside = map(_block, blocks)
-        yield from _wrapped('<div class="figures">', inside, "</div>") if kind is Chart else inside
-
-
-def _block(block: Block) -> str:
-    if isinstance(block, Chart):
-        caption = f"<figcaption>{_inline(block.caption)}</figcaption>" if block.caption else ""
-        return f'<figure><div class="scroll">{block.html()}</div>{caption}</figure>'
-    if isinstance(block, Table):
-        return _table(block)
-    if isinstance(block, Answers):
-        lines = "".join(f"<dt>{escape(who)}</dt><dd>{_said(text)}</dd>" for who, text in block.lines)
-        return f"<h3>{escape(block.title)} <small>{escape(block.detail)}</small></h3><dl>{lines}</dl>"
-    return f"<p>{_inline(block)}</p>"
-
-
-def _table(table: Table) -> str:
-    strong = {row % len(table.rows) for row in table.strong}
-    head = "".join(f"<th>{escape(name).replace(chr(10), '<br>')}</th>" for name in table.header)
-    body = "\n".join(
-        f"<tr{' class=strong' if at in strong else ''}>{_cell(row[0], 'th')}{''.join(map(_cell, row[1:]))}</tr>"
-        for at, row in enumerate(table.rows)
-    )
-    caption = f"<caption>{_inline(table.caption)}</caption>" if table.caption else ""
-    kind = ' class="prose"' if table.prose else ""
-    return (
-        f'<div class="scroll"><table{kind}>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-    )
-
-
-def _cell(cell: str | Cell, tag: str = "td") -> str:
-    if isinstance(cell, Cell):
-        return f'<{tag} class="{cell.kind}">{escape(cell.text)}</{tag}>'
-    return f"<{tag}>{escape(cell)}</{tag}>"
-
-
-def _said(text: str | Sequence[tuple[str, str]]) -> str:
-    if isinstance(text, str):
-        return escape(text)
-    return " ".join(
-        escape(word) if kind == "equal" else f'<mark class="{escape(kind)}">{escape(word)}</mark>'
-        for word, kind in text
-    )
-
-
-def _facts(facts: Mapping[str, Any]) -> list[str]:
-    rows = [
-        f"<tr><th>{escape(name)}</th><td>{escape('not installed' if value is None else str(value))}</td></tr>"
-        for name, value in facts.items()
-    ]
-    if not rows:
-        return []
-    return [
-        "\n<h2>What it ran on</h2>",
-        '<div class="scroll"><table class="prose"><tbody>',
-        *rows,
-        "</tbody></table></div>",
-    ]
+def _inline(text: str) -> Markup:
+    """A text's bold and code."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", marked))

@@ -1,12 +1,7 @@
-"""The colours of pages and figures, light and dark.
-
-A figure on a page is drawn once, in ``TOKENS``: colours that stand for the names of the palette, and that ``coloured``
-replaces, by ``var(--NAME)`` where the page's stylesheet is to decide and by the light ones in a file on its own.
-"""
+"""The colours of pages and figures, light and dark."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 
@@ -53,16 +48,3 @@ DARK = Palette(
     sound=("#12161c", "#1f2c3b", "#3f6788", "#9cc4dd", "#f2f8fc"),
     groups=("#58a6e8", "#f09a55", "#4fbf8e", "#e2729a", "#a28ee0", "#dcba4a"),
 )
-TOKENS = Palette(
-    **{name: f"#0102{i:02x}" for i, name in enumerate(("paper", "card", "ink", "faint", "line", "bad", "alone"))},
-    sound=LIGHT.sound,
-    groups=tuple(f"#0103{i:02x}" for i in range(len(LIGHT.groups))),
-)
-
-
-def coloured(svg: str, palette: Palette | None = None) -> str:
-    """A drawing in ``TOKENS`` with the colours of a palette, or (None) with the stylesheet's variables."""
-    named = {
-        token: palette.variables()[name] if palette else f"var(--{name})" for name, token in TOKENS.variables().items()
-    }
-    return re.sub("|".join(named), lambda token: named[token.group()], svg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from affinity_pool.study.report.charts import Bars, Point, Series, bars, frontier, heat, lines
 from affinity_pool.study.report.page import Answers, Card, Cell, Page, Section, Table, html, write
-from affinity_pool.study.report.palette import DARK, LIGHT, TOKENS, Palette
+from affinity_pool.study.report.palette import DARK, LIGHT, Palette
 
 HOSTILE = "<script>alert('x')</script> & \"$\\alpha$\" **b**"
 VOID = {"meta", "img", "source", "br"}
@@ -96,30 +97,26 @@ def test_whatever_is_shown_is_escaped() -> None:
     assert page.count("alert(") > 30
 
 
-def test_figures_of_a_page_share_no_id_and_every_reference_has_its_own() -> None:
+def test_charts_of_a_page_are_pictures_for_light_and_dark_with_their_words_and_no_ids() -> None:
     page = html(sample())
     tags = Tags(page)
-    assert len(tags.ids) == len(set(tags.ids))
-    used = {reference.removeprefix("#") for reference in tags.references} | set(re.findall(r"url\(#([^)]+)\)", page))
-    assert used == set(tags.ids)
+    assert not tags.ids
+    assert len(re.findall(r'<source media="screen and \(prefers-color-scheme: dark\)" srcset="data:', page)) == 6
+    assert page.count('alt="a name') == 5  # its own words, or its title and axes
+    for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page):
+        ElementTree.fromstring(base64.b64decode(data))
 
 
-def test_a_chart_takes_its_colours_from_the_page_and_light_ones_in_a_file(tmp_path: Path) -> None:
-    page, tokens = html(sample()), TOKENS.variables().values()
-    assert "var(--hue-0)" in page
-    assert not [token for token in tokens if token in page]
-    write(sample(), tmp_path)
-    drawing = (tmp_path / "wer.svg").read_text()
-    ElementTree.fromstring(drawing)
-    assert LIGHT.groups[0] in drawing
-    assert "var(" not in drawing
-    assert not [token for token in tokens if token in drawing]
-
-
-def test_every_colour_of_a_chart_is_in_the_stylesheet() -> None:
+def test_a_drawing_is_saved_as_it_is_on_the_page(tmp_path: Path) -> None:
     page = html(sample())
-    figures = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
-    assert not re.findall(r"#[0-9a-f]{6}\b", figures)
+    write(sample(), tmp_path)
+    drawing = (tmp_path / "wer.svg").read_bytes()
+    assert base64.b64encode(drawing).decode() in page
+    assert LIGHT.groups[0] in drawing.decode()
+
+
+def test_every_colour_of_the_stylesheet_is_set() -> None:
+    page = html(sample())
     assert set(re.findall(r"var\((--[\w-]+)\)", page)) <= set(re.findall(r"(--[\w-]+):", page))
 
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html import unescape
-from itertools import pairwise
+from xml.etree import ElementTree
 
 import matplotlib
 import pytest
 from matplotlib.text import Text
 
-from affinity_pool.study.report.charts import NARROW, Bars, Point, Series, bars, frontier, heat, lines, pareto
-from affinity_pool.study.report.drawing import apart, limits
+from affinity_pool.study.report.charts import NARROW, Bars, Point, Series, bars, frontier, heat, limits, lines, pareto
 from affinity_pool.study.report.figures import Chart
-from affinity_pool.study.report.palette import LIGHT
+from affinity_pool.study.report.palette import DARK, LIGHT
+
+
+def drawings(chart: Chart) -> list[str]:
+    """The SVG for dark and the one for light surroundings, of a page."""
+    return [
+        base64.b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", chart.html())
+    ]
 
 
 def texts(chart: Chart) -> list[str]:
-    return [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", chart.html())]
+    dark, light = (
+        [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)] for svg in drawings(chart)
+    )
+    assert dark == light
+    return light
 
 
-def test_every_curve_and_the_baseline_are_named_at_their_ends() -> None:
+def test_every_curve_and_the_baseline_are_named() -> None:
     chart = lines(
         "n", [Series("up", [0, 1], [0.1, 0.2]), Series("down", [0, 1], [0.2, 0.1])], x="layer", y="WER",
         baseline=("unpooled", 0.05),
@@ -91,13 +102,14 @@ def test_a_narrow_chart_fits_a_phone_with_text_of_ten_pixels() -> None:
     )
 
 
-@pytest.mark.parametrize("wanted", [[0, 0, 0], [90, 95, 100], [10, 11, 50, 51], [100, 0, 50]])
-def test_names_are_moved_apart_in_order_and_stay_inside(wanted: list[float]) -> None:
-    found = apart(wanted, 16, 100)
-    ordered = [found[i] for i in sorted(range(len(wanted)), key=lambda i: wanted[i])]
-    assert all(b - a >= 16 - 1e-9 for a, b in pairwise(ordered))
-    assert ordered[0] >= -1e-9
-    assert ordered[-1] <= 100 + 1e-9
+def test_light_and_dark_are_drawn_in_their_own_colours() -> None:
+    dark, light = drawings(lines("n", [Series("a", [0, 1], [1, 2])], x="layer", y="WER", title="t"))
+    for svg, own, other in ((dark, DARK, LIGHT), (light, LIGHT, DARK)):
+        ElementTree.fromstring(svg)
+        for colour in (own.groups[0], own.ink, own.faint, own.line, own.paper):
+            assert colour in svg
+        assert other.groups[0] not in svg
+        assert other.ink not in svg
 
 
 def test_axes_start_at_zero_unless_all_values_are_far_from_it() -> None:
