@@ -24,7 +24,8 @@ from .palette import Palette
 
 Number = float | None
 """None where nothing was measured."""
-Interval = tuple[float, float] | None
+Interval = Sequence[float | None] | None
+"""Low and high, of which none may be known."""
 Style = dict[str, Any]
 """Of an artist of matplotlib."""
 WIDE, NARROW = 760.0, 430.0
@@ -177,10 +178,9 @@ def frontier(
             label = kind if len(kinds) > 1 else None
             axes.plot([p.x for p in of], shown, label=label, linestyle="", markersize=8.5, clip_on=False, **style)
             for point in of:
-                if point.interval:
-                    axes.vlines(
-                        point.x, *np.minimum(point.interval, high), color=style["color"], linewidth=1.3, alpha=0.6
-                    )
+                if bounds := _known(point.interval):
+                    between = np.minimum(bounds, high)
+                    axes.vlines(point.x, *between, color=style["color"], linewidth=1.3, alpha=0.6)
         for point in points:
             if point.chosen:
                 ring: Style = {"mfc": "none", "mec": palette.ink, "mew": 1.6, "markersize": 15}
@@ -237,10 +237,10 @@ def bars(
             label = part.name if len(parts) > 1 else None
             axes.barh(middle, values[at], thick - 3, left=before, color=hue, linewidth=0, label=label)
             for row, value, interval in zip(middle, values[at], part.intervals or [None] * len(labels), strict=True):
-                if interval:
-                    axes.plot(interval, [row, row], color=palette.ink, linewidth=1.4, marker="", solid_capstyle="butt")
+                if bounds := _known(interval):
+                    axes.plot(bounds, [row, row], color=palette.ink, linewidth=1.4, marker="", solid_capstyle="butt")
                 if not stacked:
-                    end = float(np.nanmax([0, value, *(interval or ())]))
+                    end = float(np.nanmax([0, value, *(bounds or ())]))
                     _text(axes, (end, row), (6, 0), format_value(value, form), va="center")
         if stacked:
             for row, value in zip(places, totals, strict=True):
@@ -344,6 +344,12 @@ def _columns(width: float, names: Sequence[str]) -> int:
 
 def _floats(values: Sequence[Number]) -> np.ndarray:
     return np.array([nan if value is None else value for value in values], float)
+
+
+def _known(interval: Interval) -> list[float]:
+    """Both ends, or none."""
+    ends = [end for end in interval or () if end is not None]
+    return ends if len(ends) == 2 else []
 
 
 def _mixed(palette: Palette, hue: int, share: float) -> tuple[float, ...]:

@@ -150,6 +150,9 @@ class ConditionsSummary(Summary):
     conditions: list[ConditionResult]
 
 
+SimilarityFigure = Literal["neighbour", "overall", "intra_word"]
+
+
 class LayerSimilarity(TypedDict):
     layer: int
     neighbour: Estimate | None
@@ -232,6 +235,19 @@ class CostResult(Ratio):
     flops: FlopsResult | None
     rounds: NotRequired[dict[str, dict[str, list[float]]]]
     """In ``results.jsonl`` alone."""
+
+
+class DemoSummary(TypedDict):
+    """Of the demo; ``clips`` and ``total`` have the same costs."""
+
+    command: str
+    config: Facts
+    provenance: Facts
+    notes: list[str]
+    wer: dict[str, float] | None
+    word_errors: dict[str, dict[str, int]] | None
+    total: dict[str, Any]
+    clips: list[dict[str, Any]]
 
 
 class CostSummary(TypedDict):

@@ -7,11 +7,12 @@ from statistics import mean
 from ...report.charts import Point, Series, frontier, lines
 from ...report.figures import Chart
 from ...report.page import Card, Page, Section, Table
-from ...report.telling import Claim, Summary, claims, left_out, model_name, ran_on
+from ...report.phrases import Claim, claims, left_out, model_name, ran_on
+from ...runs.results import CalibrationSummary, TrialResult
 from .run import TOLERANCE
 
 
-def page(summary: Summary) -> Page:
+def page(summary: CalibrationSummary) -> Page:
     """Of ``summary.json``."""
     chosen, config = summary["chosen"], summary["config"]
     unit = "answer changed" if config["criterion"] == "answer" else "first token's KL, nats"
@@ -21,7 +22,7 @@ def page(summary: Summary) -> Page:
     top = max(_top(everything), chosen["disagreement"] if chosen else 0)
     bearable = {int(layer): share for layer, share in summary["bearable"].items()}
     return Page(
-        title=f"Where to pool {model_name(summary)}",
+        title=f"Where to pool {model_name(summary['config'])}",
         lead=f"Found from {summary['utterances']} recordings without their texts: {config['budget']}, with answers "
         f"as close to the unpooled model's as can be.",
         cards=[
@@ -71,22 +72,22 @@ def page(summary: Summary) -> Page:
     )  # fmt: skip
 
 
-def _distinct(trials: list[Summary]) -> list[Summary]:
+def _distinct(trials: list[TrialResult]) -> list[TrialResult]:
     """A single site may have been measured in two steps."""
     return list({trial["sites"]: trial for trial in trials}.values())
 
 
-def _top(trials: list[Summary]) -> float:
+def _top(trials: list[TrialResult]) -> float:
     """Where the picture may end: the worst half of the trials say little."""
     ordered = sorted(trial["disagreement"] for trial in trials)
     return max(2 * ordered[len(ordered) // 2], 1e-3)
 
 
-def _layer(trial: Summary) -> int:
+def _layer(trial: TrialResult) -> int:
     return int(trial["sites"].split(":")[0])
 
 
-def _by_layer(summary: Summary, shape: str, unit: str) -> Chart:
+def _by_layer(summary: CalibrationSummary, shape: str, unit: str) -> Chart:
     layers = sorted({_layer(trial) for trial in summary["alone"]})
     series = []
     for at, (low, high) in enumerate(((0.6, 0.9), (0.3, 0.6), (0.0, 0.3))):
@@ -118,7 +119,7 @@ def _bearable(bearable: dict[int, float], shape: str) -> Chart:
     )
 
 
-def _table(summary: Summary, shape: str, unit: str) -> Table:
+def _table(summary: CalibrationSummary, shape: str, unit: str) -> Table:
     rows = [
         [
             trial["sites"],
@@ -136,7 +137,7 @@ def _table(summary: Summary, shape: str, unit: str) -> Table:
     )
 
 
-def _claims(summary: Summary, bearable: dict[int, float]) -> list[Claim]:
+def _claims(summary: CalibrationSummary, bearable: dict[int, float]) -> list[Claim]:
     first, *middle, deepest = bearable
     chosen = summary["chosen"]
     layers = [int(part.split(":")[0]) for part in chosen["sites"].split(",")] if chosen else []

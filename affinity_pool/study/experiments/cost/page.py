@@ -7,7 +7,7 @@ from typing import Any
 
 from ...report.charts import Bars, bars
 from ...report.page import Card, Cell, Page, Section, Table
-from ...report.telling import size
+from ...report.phrases import size
 from ...runs.results import CostResult, CostSummary, Facts, Ratio
 from .run import finding
 

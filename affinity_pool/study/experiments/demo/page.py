@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from ...report import groups_picture
 from ...report.page import Answers, Card, Page, Section, Table
 from ...report.page import write as write_page
-from ...report.telling import machine, model_name, size
+from ...report.phrases import machine, model_name, size
 from ...runs import folders
+from ...runs.results import DemoSummary
 from ...sites import site_name
-from .run import Clip, Cost, Demo
-from .terminal import arrows, compared, conclusions, summary
+from .run import Clip, Cost, Demo, summarise
+from .terminal import arrows, compared, conclusions
 
 
 def write(demo: Demo, folder: Path) -> list[Path]:
     """Write ``index.html``, ``groups.png``, ``groups-dark.png`` and ``summary.json`` into ``folder``."""
-    facts = {"command": "demo", **summary(demo)}
+    summary = summarise(demo)
     figures = folder / folders.SUMMARY
-    folders.write_json(figures, facts, indent=2)  # first: it says whose the folder is
-    return [*write_page(page(demo, facts), folder), figures]
+    folders.write_json(figures, summary, indent=2)  # first: it says whose the folder is
+    return [*write_page(page(demo, summary), folder), figures]
 
 
-def page(demo: Demo, facts: dict[str, Any]) -> Page:
-    """The page; ``facts`` are those of :func:`affinity_pool.study.report.demo_terminal.summary`."""
+def page(demo: Demo, summary: DemoSummary) -> Page:
+    """The page; ``summary`` is that of :func:`.run.summarise`."""
     rules = "; ".join(f"{site_name(s)}: cosine ≥ {s.threshold:g}, window {s.window}" for s in demo.sites)
     return Page(
-        title=f"Dual Affinity Pooling on {model_name(facts)}",
+        title=f"Dual Affinity Pooling on {model_name(summary['config'])}",
         lead="The same recordings through the same model twice: as it is, and with similar neighbouring audio tokens "
         f"merged ({rules}).",
         cards=list(_cards(demo)),
@@ -41,8 +41,8 @@ def page(demo: Demo, facts: dict[str, Any]) -> Page:
             Section("What is measured", list(_measured(demo))),
         ],
         facts={
-            **facts["config"],
-            **machine(facts["provenance"]),
+            **summary["config"],
+            **machine(summary["provenance"]),
             "sites": rules,
         },
     )

@@ -9,14 +9,16 @@ groups of the longest one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from torch import Tensor
 
 from ....models import PrefillStats, Site, patch
 from ....models.sites import Positions
+from ....provenance import provenance
 from ...data import Utterance, open_data
 from ...efficiency import ttft
 from ...efficiency.flops import Flops, knows_encoder, prefill_flops, tokens_per_layer
@@ -24,7 +26,8 @@ from ...efficiency.ttft import Ttft
 from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
 from ...metrics.wer import WordErrors, word_errors
-from ...sites import site_name
+from ...runs.results import DemoSummary
+from ...sites import site_name, sites_json
 from ...subject.lslm import Lslm
 
 
@@ -238,3 +241,54 @@ def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: 
         kv_bytes=(stats.kv_bytes + stats.kv_bytes_saved, stats.kv_bytes),
         ttft=times,
     )
+
+
+def summarise(demo: Demo) -> DemoSummary:
+    """Everything measured and what it was measured on and with."""
+    errors = demo.errors
+    return {
+        "command": "demo",
+        "config": {
+            "model": demo.model,
+            "device": demo.device,
+            "dtype": demo.dtype,
+            "sites": sites_json(demo.sites),
+            "positions": demo.positions,
+            "runs": demo.runs,
+        },
+        "provenance": provenance(demo.device),
+        "notes": list(demo.notes),
+        "wer": None if errors is None else {"unpooled": errors[0].rate, "pooled": errors[1].rate},
+        "word_errors": None if errors is None else {"unpooled": asdict(errors[0]), "pooled": asdict(errors[1])},
+        "total": _cost_json(demo.cost),
+        "clips": [
+            {
+                "name": clip.name,
+                "seconds": round(clip.seconds, 3),
+                "prompt": clip.prompt,
+                "reference": clip.reference,
+                "unpooled": clip.unpooled,
+                "pooled": clip.pooled,
+                **_cost_json(clip.cost),
+            }
+            for clip in demo.clips
+        ],
+    }
+
+
+def _cost_json(cost: Cost) -> dict[str, Any]:
+    low, high = cost.ttft.interval
+    return {
+        "text_tokens": cost.text_tokens,
+        "audio_tokens": list(cost.audio_tokens),
+        "prefill_flops": {"unpooled": asdict(cost.flops[0]), "pooled": asdict(cost.flops[1])},
+        "relative_decoder_flops": cost.flops_ratio,
+        "kv_bytes": {"unpooled": cost.kv_bytes[0], "pooled": cost.kv_bytes[1]},
+        "ttft_seconds": {
+            "unpooled": median(cost.ttft.unpooled),
+            "pooled": median(cost.ttft.pooled),
+            "ratio": cost.ttft.ratio,
+            "interval_95": [low, high],
+            "pairs": [list(pair) for pair in zip(cost.ttft.unpooled, cost.ttft.pooled, strict=True)],
+        },
+    }

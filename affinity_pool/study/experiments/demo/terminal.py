@@ -1,74 +1,20 @@
-"""What a demo found, for the terminal and as ``summary.json``. The HTML page is in ``demo_page``."""
+"""What a demo found, for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from statistics import median
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ....provenance import provenance
 from ...metrics.wer import marked
 from ...report.figures import printable
 from ...sites import site_name
 from .run import Clip, Cost, Demo
 
 STYLES = {"equal": "", "substitute": "bold red", "insert": "bold red", "delete": "red strike"}
-
-
-def summary(demo: Demo) -> dict[str, Any]:
-    """Everything measured and what it was measured on and with, as JSON."""
-    errors = demo.errors
-    return {
-        "command": "demo",
-        "config": {
-            "model": demo.model,
-            "device": demo.device,
-            "dtype": demo.dtype,
-            "sites": [{"layer": s.layer, "threshold": s.threshold, "window": s.window} for s in demo.sites],
-            "positions": demo.positions,
-            "runs": demo.runs,
-        },
-        "provenance": provenance(demo.device),
-        "notes": list(demo.notes),
-        "wer": None if errors is None else {"unpooled": errors[0].rate, "pooled": errors[1].rate},
-        "word_errors": None if errors is None else {"unpooled": asdict(errors[0]), "pooled": asdict(errors[1])},
-        "total": _cost_json(demo.cost),
-        "clips": [
-            {
-                "name": clip.name,
-                "seconds": round(clip.seconds, 3),
-                "prompt": clip.prompt,
-                "reference": clip.reference,
-                "unpooled": clip.unpooled,
-                "pooled": clip.pooled,
-                **_cost_json(clip.cost),
-            }
-            for clip in demo.clips
-        ],
-    }
-
-
-def _cost_json(cost: Cost) -> dict[str, Any]:
-    low, high = cost.ttft.interval
-    return {
-        "text_tokens": cost.text_tokens,
-        "audio_tokens": list(cost.audio_tokens),
-        "prefill_flops": {"unpooled": asdict(cost.flops[0]), "pooled": asdict(cost.flops[1])},
-        "relative_decoder_flops": cost.flops_ratio,
-        "kv_bytes": {"unpooled": cost.kv_bytes[0], "pooled": cost.kv_bytes[1]},
-        "ttft_seconds": {
-            "unpooled": median(cost.ttft.unpooled),
-            "pooled": median(cost.ttft.pooled),
-            "ratio": cost.ttft.ratio,
-            "interval_95": [low, high],
-            "pairs": [list(pair) for pair in zip(cost.ttft.unpooled, cost.ttft.pooled, strict=True)],
-        },
-    }
 
 
 def show(demo: Demo, console: Console) -> None:

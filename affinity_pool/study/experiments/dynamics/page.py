@@ -6,20 +6,22 @@ from itertools import pairwise
 
 from ...report.charts import Series, lines
 from ...report.page import Card, Page, Section, Table
-from ...report.telling import Claim, Summary, claims, left_out, model_name, ran_on
+from ...report.phrases import Claim, claims, left_out, model_name, ran_on
+from ...runs.results import DynamicsSummary, SimilarityFigure
 
-FIGURE = {
+FIGURE: dict[SimilarityFigure, str] = {
     "intra_word": "intra-word maximum",
     "neighbour": "neighbours",
     "overall": "all pairs",
 }
 
 
-def page(summary: Summary) -> Page:
+def page(summary: DynamicsSummary) -> Page:
     """Of ``summary.json``."""
     layers = summary["layers"]
     known = [name for name in FIGURE if layers[0][name] is not None]
-    curves = {name: [layer[name]["value"] for layer in layers] for name in known}
+    estimates = {name: [found for layer in layers if (found := layer[name])] for name in known}
+    curves = {name: [found["value"] for found in estimates[name]] for name in known}
     places = [layer["layer"] for layer in layers]
     chart = lines(
         "similarity",
@@ -28,8 +30,8 @@ def page(summary: Summary) -> Page:
                 FIGURE[name],
                 places,
                 curves[name],
-                [layer[name]["interval_95"][0] for layer in layers],
-                [layer[name]["interval_95"][1] for layer in layers],
+                [found["interval_95"][0] for found in estimates[name]],
+                [found["interval_95"][1] for found in estimates[name]],
                 colour=list(FIGURE).index(name),
             )
             for name in known
@@ -41,7 +43,7 @@ def page(summary: Summary) -> Page:
     )
     shape = turns(curves["neighbour"])
     return Page(
-        title=f"Similarity dynamics of {model_name(summary)}",
+        title=f"Similarity dynamics of {model_name(summary['config'])}",
         lead=f"How alike the audio tokens are, layer by layer: {summary['utterances']} recordings, "
         f"{summary['audio_tokens']} audio tokens.",
         cards=[

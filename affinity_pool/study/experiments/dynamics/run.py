@@ -24,7 +24,7 @@ from ...errors import InputError
 from ...groups import Span
 from ...metrics import Metric, interval, share
 from ...runs.batches import Batch, Prepare
-from ...runs.results import DynamicsSummary, Estimate, Finished, Similarities
+from ...runs.results import DynamicsSummary, Estimate, Finished, Similarities, SimilarityFigure
 from ...runs.scores import rounded
 from ...subject.lslm import Lslm
 
@@ -107,8 +107,7 @@ def word_spans(source: str | None, lslm: Lslm) -> Prepare:
     return find
 
 
-Figure = Literal["neighbour", "overall", "intra_word"]
-WEIGHT: dict[Figure, Literal["audio_tokens", "words"]] = {
+WEIGHT: dict[SimilarityFigure, Literal["audio_tokens", "words"]] = {
     "neighbour": "audio_tokens",
     "overall": "audio_tokens",
     "intra_word": "words",
@@ -119,7 +118,7 @@ MEAN = Metric("mean", "mean", "higher", lambda reference, answer, question="": n
 def summarise(lslm: Lslm, run: Finished[Similarities]) -> DynamicsSummary:
     """Means over recordings, weighted by tokens or words, layer by layer, with intervals."""
 
-    def mean(layer: int, figure: Figure) -> Estimate | None:
+    def mean(layer: int, figure: SimilarityFigure) -> Estimate | None:
         known = [(row[figure][layer], row[WEIGHT[figure]]) for row in run.rows]
         counts = [[value * weight, weight] for value, weight in known if value is not None and weight is not None]
         if not counts:

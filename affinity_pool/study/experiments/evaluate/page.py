@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from ...report.charts import Bars, Point, Series, bars, frontier, lines
 from ...report.figures import Chart
 from ...report.page import Card, Cell, Page, Section, Table
-from ...report.telling import (
+from ...report.phrases import (
     INTERVALS,
     Claim,
-    Summary,
     change,
     claims,
     form,
@@ -23,6 +22,7 @@ from ...report.telling import (
     value,
     with_interval,
 )
+from ...runs.results import ConditionResult, ConditionsSummary, MetricResult, ScoreResult
 
 METHOD = {
     "affinity": "Affinity Pooling",
@@ -35,13 +35,13 @@ METHOD = {
 }
 
 
-def page(summary: Summary) -> Page:
+def page(summary: ConditionsSummary) -> Page:
     """Of ``summary.json``."""
     tasks = list(summary["metrics"])
     unpooled, *others = summary["conditions"]
     choices = [condition for condition in others if condition["method"] == "affinity"]
     return Page(
-        title=f"Affinity Pooling on {model_name(summary)}",
+        title=f"Affinity Pooling on {model_name(summary['config'])}",
         lead=f"The same recordings through the same model, unpooled, pooled, and reduced to the very same number of "
         f"tokens by other means. {unpooled['utterances']} recordings; tasks: {', '.join(tasks)}.",
         cards=[card for choice in choices[:1] for card in _cards(summary, unpooled, choice)],
@@ -58,17 +58,17 @@ def page(summary: Summary) -> Page:
     )
 
 
-def label(condition: Summary) -> str:
+def label(condition: ConditionResult) -> str:
     """What a condition is called in tables and charts."""
     return "unpooled" if "method" not in condition else METHOD[condition["method"]]
 
 
-def kept(condition: Summary) -> str:
+def kept(condition: ConditionResult) -> str:
     """Tokens left after each site."""
     return " → ".join(f"{share:.0%}" for share in condition["retention"]) or "100%"
 
 
-def _baselines(summary: Summary, choice: Summary) -> list[Summary]:
+def _baselines(summary: ConditionsSummary, choice: ConditionResult) -> list[ConditionResult]:
     return [
         condition
         for condition in summary["conditions"][1:]
@@ -76,7 +76,7 @@ def _baselines(summary: Summary, choice: Summary) -> list[Summary]:
     ]
 
 
-def _cards(summary: Summary, unpooled: Summary, choice: Summary) -> list[Card]:
+def _cards(summary: ConditionsSummary, unpooled: ConditionResult, choice: ConditionResult) -> list[Card]:
     cards = [
         Card(f"{choice['retention'][-1]:.0%}", "of the audio tokens left", kept(choice)),
         Card(f"{choice['relative_flops']:.0%}", "of the decoder's prefill FLOPs", choice["sites"]),
@@ -88,7 +88,7 @@ def _cards(summary: Summary, unpooled: Summary, choice: Summary) -> list[Card]:
     return cards
 
 
-def _findings(summary: Summary, choice: Summary) -> list[str]:
+def _findings(summary: ConditionsSummary, choice: ConditionResult) -> list[str]:
     said = []
     for task, (head, *_) in summary["metrics"].items():
         score = choice["scores"][task][head["name"]]
@@ -103,7 +103,7 @@ def _findings(summary: Summary, choice: Summary) -> list[str]:
     return said
 
 
-def _overview(summary: Summary, tasks: Sequence[str]) -> Table:
+def _overview(summary: ConditionsSummary, tasks: Sequence[str]) -> Table:
     heads = [summary["metrics"][task][0] for task in tasks]
     rows: list[list[str | Cell]] = []
     for condition in summary["conditions"]:
@@ -123,19 +123,19 @@ def _overview(summary: Summary, tasks: Sequence[str]) -> Table:
     )
 
 
-def _marked(metric: Summary, score: Summary) -> Cell | str:
+def _marked(metric: MetricResult, score: ScoreResult) -> Cell | str:
     """A value, coloured as its difference to the unpooled model is."""
     moved = change(metric, score["difference"])
     return Cell(value(metric, score), moved.kind) if isinstance(moved, Cell) else value(metric, score)
 
 
-def _comparison(summary: Summary, choice: Summary) -> Section:
+def _comparison(summary: ConditionsSummary, choice: ConditionResult) -> Section:
     """Bars for each task: the choice and its baselines."""
     shown = [choice, *_baselines(summary, choice)]
 
-    def chart(at: int, task: str, head: Summary) -> Chart:
+    def chart(at: int, task: str, head: MetricResult) -> Chart:
         scores = [condition["scores"][task][head["name"]] for condition in shown]
-        intervals = [tuple(score["interval_95"]) if score["interval_95"][0] is not None else None for score in scores]
+        intervals = [score["interval_95"] for score in scores]
         return bars(
             f"budget-{_slug(choice['sites'])}-{at}",
             [label(condition) for condition in shown],
@@ -153,7 +153,7 @@ def _comparison(summary: Summary, choice: Summary) -> Section:
     )
 
 
-def _tokens(summary: Summary, choices: Sequence[Summary], tasks: Sequence[str]) -> Section:
+def _tokens(summary: ConditionsSummary, choices: Sequence[ConditionResult], tasks: Sequence[str]) -> Section:
     """Error against tokens left: a curve a method where all sites are at the input, else points."""
     at_input = all(choice["layers"] == [0] for choice in choices)
     charts: list[str | Chart] = []
@@ -187,7 +187,7 @@ def _tokens(summary: Summary, choices: Sequence[Summary], tasks: Sequence[str]) 
     return Section("What tokens buy", charts or ["Metrics where higher is better are in the tables."])
 
 
-def _curves(summary: Summary, task: str, head: Summary, baseline: tuple[str, float]) -> Chart:
+def _curves(summary: ConditionsSummary, task: str, head: MetricResult, baseline: tuple[str, float]) -> Chart:
     series: list[Series] = []
     for method in METHOD:
         found = sorted(
@@ -208,7 +208,7 @@ def _curves(summary: Summary, task: str, head: Summary, baseline: tuple[str, flo
     )
 
 
-def _table(summary: Summary, task: str) -> Table:
+def _table(summary: ConditionsSummary, task: str) -> Table:
     metrics = summary["metrics"][task]
     header = ["", "audio tokens left"]
     for at, metric in enumerate(metrics):
@@ -227,7 +227,7 @@ def _table(summary: Summary, task: str) -> Table:
     return Table(header, rows)
 
 
-def _claims(summary: Summary, choices: Sequence[Summary]) -> list[Claim]:
+def _claims(summary: ConditionsSummary, choices: Sequence[ConditionResult]) -> list[Claim]:
     found = []
     for choice in choices:
         scores = [(task, m[0], choice["scores"][task][m[0]["name"]]) for task, m in summary["metrics"].items()]

@@ -6,11 +6,11 @@ from statistics import mean
 
 from ...report.charts import NARROW, Series, lines
 from ...report.figures import Chart
+from ...report.grid import Grid
 from ...report.page import Card, Page, Section, Table
-from ...report.telling import (
+from ...report.phrases import (
     INTERVALS,
     Claim,
-    Summary,
     change,
     claims,
     form,
@@ -22,84 +22,67 @@ from ...report.telling import (
     ran_on,
     value,
 )
+from ...runs.results import ConditionsSummary, MetricResult, ScoreResult
 
 OPERATOR = {"random-drop": "Random Drop", "uniform-drop": "Uniform Drop", "uniform-merge": "Uniform Merge"}
 
 
-class Results:
-    """The conditions of a summary by budget, operator and layer, for one task."""
-
-    def __init__(self, summary: Summary, task: str) -> None:
-        self.metrics = summary["metrics"][task]
-        self.unpooled = summary["conditions"][0]["scores"][task]
-        self._cells = {
-            (c["budget"], c["operator"], c["layer"]): {**c["scores"][task], "retention": c["retention"][-1]}
-            for c in summary["conditions"][1:]
-        }
-        self.budgets, self.operators, self.layers = (
-            list(dict.fromkeys(key[place] for key in self._cells)) for place in range(3)
-        )
-
-    def score(self, budget: str, operator: str, layer: int, metric: str) -> Summary:
-        found: Summary = self._cells[budget, operator, layer][metric]
-        return found
-
-    def retention(self, budget: str) -> float:
-        return mean(cell["retention"] for (of, _, _), cell in self._cells.items() if of == budget)
-
-
-def page(summary: Summary) -> Page:
+def page(summary: ConditionsSummary) -> Page:
     """Of ``summary.json``."""
-    (task,) = summary["metrics"]
-    results = Results(summary, task)
-    head = results.metrics[0]
+    grid = Grid.of(summary, "budget", "operator", "layer")
+    head = grid.headline
     unit = "word" if summary["config"]["units"] == "words" else f"span of {summary['config']['units']} s"
     return Page(
-        title=f"Oracle interventions on {model_name(summary)}",
+        title=f"Oracle interventions on {model_name(summary['config'])}",
         lead=f"At one layer at a time every {unit} was compressed to a budget, by operators that know where it is and "
         f"nothing else. Where the error stays at the unpooled model's, the audio tokens were redundant. "
-        f"{summary['conditions'][0]['utterances']} recordings, task “{task}”.",
+        f"{summary['conditions'][0]['utterances']} recordings, task “{grid.task}”.",
         cards=[
-            Card(value(head, results.unpooled[head["name"]]), f"{head['title']} unpooled", ""),
+            Card(value(head, grid.unpooled[head["name"]]), f"{head['title']} unpooled", ""),
             *(
                 Card(
-                    value(head, _best(results, budget)[1]),
-                    f"{head['title']} with {results.retention(budget):.0%} of the tokens",
-                    f"Uniform Merge at layer {_best(results, budget)[0]}, its best",
+                    value(head, _best(grid, budget)[1]),
+                    f"{head['title']} with {_retention(grid, budget):.0%} of the tokens",
+                    f"Uniform Merge at layer {_best(grid, budget)[0]}, its best",
                 )
-                for budget in results.budgets
+                for budget in grid.axis("budget")
             ),
         ],
-        findings=[*_findings(results), *left_out(summary)],
+        findings=[*_findings(grid), *left_out(summary)],
         sections=[
             *(
                 Section(
                     f"{metric['title']} over layers",
-                    [_chart(results, metric, budget) for budget in results.budgets],
+                    [_chart(grid, metric, budget) for budget in grid.axis("budget")],
                 )
-                for metric in results.metrics
+                for metric in grid.metrics
             ),
-            *([claims(_claims(results))] if len(results.layers) > 2 else []),
-            Section("All figures", [*(_table(results, metric) for metric in results.metrics)]),
+            *([claims(_claims(grid))] if len(grid.axis("layer")) > 2 else []),
+            Section("All figures", [*(_table(grid, metric) for metric in grid.metrics)]),
             Section("How it is measured", [HOW, INTERVALS, *metrics_used(summary)]),
         ],
         facts=ran_on(summary),
     )
 
 
-def _best(results: Results, budget: str) -> tuple[int, Summary]:
+def _retention(grid: Grid, budget: str) -> float:
+    """Share of the audio tokens that a budget left: about the same at every layer."""
+    return mean(grid.retention(*key) for key in grid.cells if key[0] == budget)
+
+
+def _best(grid: Grid, budget: str) -> tuple[int, ScoreResult]:
     """The layer where the last operator does least harm."""
-    name, operator = results.metrics[0]["name"], results.operators[-1]
-    layer = min(results.layers, key=lambda layer: results.score(budget, operator, layer, name)["value"])
-    return layer, results.score(budget, operator, layer, name)
+    operator = grid.axis("operator")[-1]
+    layer = min(grid.axis("layer"), key=lambda layer: grid.score(budget, operator, layer)["value"])
+    return layer, grid.score(budget, operator, layer)
 
 
-def _chart(results: Results, metric: Summary, budget: str) -> Chart:
+def _chart(grid: Grid, metric: MetricResult, budget: str) -> Chart:
     def curve(operator: str) -> Series:
-        scores = [results.score(budget, operator, layer, metric["name"]) for layer in results.layers]
+        scores = [grid.score(budget, operator, layer, metric=metric) for layer in grid.axis("layer")]
         return Series(
             OPERATOR[operator],
-            results.layers,
+            grid.axis("layer"),
             [score["value"] for score in scores],
             [score["interval_95"][0] for score in scores],
             [score["interval_95"][1] for score in scores],
@@ -108,67 +91,63 @@ def _chart(results: Results, metric: Summary, budget: str) -> Chart:
         )
 
     worst = max(
-        results.score(of, operator, layer, metric["name"])["value"]
-        for of in results.budgets
-        for operator in results.operators
-        for layer in results.layers
+        grid.score(of, operator, layer, metric=metric)["value"]
+        for of in grid.axis("budget")
+        for operator in grid.axis("operator")
+        for layer in grid.axis("layer")
     )
     return lines(
-        f"{metric['name']}-{results.retention(budget) * 100:.0f}",
-        [curve(operator) for operator in results.operators],
+        f"{metric['name']}-{_retention(grid, budget) * 100:.0f}",
+        [curve(operator) for operator in grid.axis("operator")],
         x="layer",
         y=metric["title"],
-        title=f"{results.retention(budget):.0%} of the tokens left",
-        baseline=("unpooled", results.unpooled[metric["name"]]["value"]),
+        title=f"{_retention(grid, budget):.0%} of the tokens left",
+        baseline=("unpooled", grid.unpooled[metric["name"]]["value"]),
         top=min(worst, 1.5) if metric["percent"] else None,
         form=".0%" if metric["percent"] else ".0f",
         width=NARROW,
     )
 
 
-def _table(results: Results, metric: Summary) -> Table:
-    rows = [["unpooled", *[value(metric, results.unpooled[metric["name"]])] * len(results.layers)]]
-    for budget in results.budgets:
-        for operator in results.operators:
-            scores = [results.score(budget, operator, layer, metric["name"]) for layer in results.layers]
-            name = f"{OPERATOR[operator]}, {results.retention(budget):.0%}"
+def _table(grid: Grid, metric: MetricResult) -> Table:
+    rows = [["unpooled", *[value(metric, grid.unpooled[metric["name"]])] * len(grid.axis("layer"))]]
+    for budget in grid.axis("budget"):
+        for operator in grid.axis("operator"):
+            scores = [grid.score(budget, operator, layer, metric=metric) for layer in grid.axis("layer")]
+            name = f"{OPERATOR[operator]}, {_retention(grid, budget):.0%}"
             rows.append([name, *(value(metric, score) for score in scores)])
-    return Table(["", *(f"layer {layer}" for layer in results.layers)], rows, metric["title"], strong=[0])
+    return Table(["", *(f"layer {layer}" for layer in grid.axis("layer"))], rows, metric["title"], strong=[0])
 
 
-def _findings(results: Results) -> list[str]:
-    head = results.metrics[0]
+def _findings(grid: Grid) -> list[str]:
+    head, layers = grid.headline, grid.axis("layer")
     said = []
-    for budget in results.budgets:
-        operator = results.operators[-1]
-        same = [
-            layer
-            for layer in results.layers
-            if holds_zero(results.score(budget, operator, layer, head["name"])["difference"])
-        ]
+    for budget in grid.axis("budget"):
+        operator = grid.axis("operator")[-1]
+        same = [layer for layer in grid.axis("layer") if holds_zero(grid.score(budget, operator, layer)["difference"])]
         where = ", ".join(map(str, same)) or "none"
         said.append(
-            f"{OPERATOR[operator]} to **{results.retention(budget):.0%}** of the tokens: no difference of "
-            f"{head['title']} could be shown at layers {where} of {results.layers[0]} to {results.layers[-1]}."
+            f"{OPERATOR[operator]} to **{_retention(grid, budget):.0%}** of the tokens: no difference of "
+            f"{head['title']} could be shown at layers {where} of {layers[0]} to {layers[-1]}."
         )
     return said
 
 
-def _claims(results: Results) -> list[Claim]:
-    head = results.metrics[0]
-    tight = min(results.budgets, key=results.retention)
-    merge = results.operators[-1]
-    deepest, first = results.layers[-1], results.layers[0]
+def _claims(grid: Grid) -> list[Claim]:
+    head = grid.headline
+    tight = min(grid.axis("budget"), key=lambda budget: _retention(grid, budget))
+    merge = grid.axis("operator")[-1]
+    deepest, first = grid.axis("layer")[-1], grid.axis("layer")[0]
 
-    def at(layer: int, operator: str = merge) -> Summary:
-        return results.score(tight, operator, layer, head["name"])
+    def at(layer: int, operator: str = merge) -> ScoreResult:
+        return grid.score(tight, operator, layer)
 
     deep = at(deepest)
-    middle = [layer for layer in results.layers if first < layer < deepest]
-    worst = max(results.layers, key=lambda layer: at(layer)["value"])
+    middle = [layer for layer in grid.axis("layer") if first < layer < deepest]
+    worst = max(grid.axis("layer"), key=lambda layer: at(layer)["value"])
     found = [
         Claim(
-            f"Deep layers stay at the baseline with a quarter of the tokens ({results.retention(tight):.0%} here).",
+            f"Deep layers stay at the baseline with a quarter of the tokens ({_retention(grid, tight):.0%} here).",
             f"layer {deepest}, {OPERATOR[merge]}: {plain(change(head, deep['difference']))} points",
             holds_zero(deep["difference"]),
         ),
@@ -178,14 +157,14 @@ def _claims(results: Results) -> list[Claim]:
             worst in middle[: -(len(middle) // 3) or None],
         ),
     ]
-    if set(results.operators) == set(OPERATOR):
+    if set(grid.axis("operator")) == set(OPERATOR):
         averages = {
             operator: mean(
-                results.score(budget, operator, layer, head["name"])["value"]
-                for budget in results.budgets
-                for layer in results.layers
+                grid.score(budget, operator, layer)["value"]
+                for budget in grid.axis("budget")
+                for layer in grid.axis("layer")
             )
-            for operator in results.operators
+            for operator in grid.axis("operator")
         }
         ordered = averages["uniform-merge"] <= averages["uniform-drop"] <= averages["random-drop"]
         found.append(

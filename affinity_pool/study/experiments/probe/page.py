@@ -8,12 +8,12 @@ from statistics import mean
 
 from ...report.charts import NARROW, Point, Series, frontier, heat, lines
 from ...report.figures import Chart
+from ...report.grid import Grid
 from ...report.groups_picture import Picture, chart
 from ...report.page import Card, Cell, Page, Section, Table
-from ...report.telling import (
+from ...report.phrases import (
     INTERVALS,
     Claim,
-    Summary,
     change,
     claims,
     form,
@@ -24,75 +24,65 @@ from ...report.telling import (
     ran_on,
     value,
 )
+from ...runs.results import ConditionsSummary
+
+Fewest = tuple[float, float, int]
+"""A share of tokens, and the threshold and window that leave it."""
 
 
-class Results:
-    """The conditions of a summary by layer, threshold and window, for one task."""
-
-    def __init__(self, summary: Summary, task: str) -> None:
-        self.metrics = summary["metrics"][task]
-        self.unpooled = summary["conditions"][0]["scores"][task]
-        self._cells = {
-            (c["layer"], c["threshold"], c["window"]): (c["retention"][-1], c["scores"][task])
-            for c in summary["conditions"][1:]
-        }
-        self.layers, self.thresholds, self.windows = (sorted({key[place] for key in self._cells}) for place in range(3))
-
-    def retention(self, layer: int, threshold: float, window: int) -> float:
-        return float(self._cells[layer, threshold, window][0])
-
-    def score(self, layer: int, threshold: float, window: int, metric: str) -> Summary:
-        found: Summary = self._cells[layer, threshold, window][1][metric]
-        return found
-
-    def least(self, layer: int) -> tuple[float, float, int] | None:
-        """The smallest share of tokens at which no difference of the first metric could be shown, and how."""
-        harmless = [
-            (self.retention(*key), key[1], key[2])
-            for key in self._cells
-            if key[0] == layer and holds_zero(self.score(*key, self.metrics[0]["name"])["difference"])
-        ]
-        return min(harmless, default=None)
-
-
-def page(summary: Summary, picture: Picture) -> Page:
+def page(summary: ConditionsSummary, picture: Picture) -> Page:
     """Of ``summary.json``, with the groups of one recording."""
-    (task,) = summary["metrics"]
-    results = Results(summary, task)
-    head = results.metrics[0]
-    deepest = results.layers[-1]
-    least = {layer: results.least(layer) for layer in results.layers}
+    grid = Grid.of(summary, "layer", "threshold", "window")
+    head = grid.headline
+    layers = grid.axis("layer")
+    least = {layer: _fewest(grid, layer) for layer in layers}
     return Page(
-        title=f"Affinity Pooling layer by layer on {model_name(summary)}",
+        title=f"Affinity Pooling layer by layer on {model_name(summary['config'])}",
         lead=f"Audio tokens pooled at one layer at a time, over thresholds and windows. "
-        f"{summary['conditions'][0]['utterances']} recordings, task “{task}”.",
+        f"{summary['conditions'][0]['utterances']} recordings, task “{grid.task}”.",
         cards=[
-            Card(value(head, results.unpooled[head["name"]]), f"{head['title']} unpooled", ""),
-            *(_card(layer, least[layer]) for layer in (results.layers[0], deepest) if least[layer]),
+            Card(value(head, grid.unpooled[head["name"]]), f"{head['title']} unpooled", ""),
+            *(_card(layer, least[layer]) for layer in (layers[0], layers[-1]) if least[layer]),
         ],
-        findings=[*_findings(results, least), *left_out(summary)],
+        findings=[*_findings(grid, least), *left_out(summary)],
         sections=[
-            Section("What every layer can spare", [_bearable(results, least), *_curves(results)]),
+            Section("What every layer can spare", [_bearable(grid, least), *_curves(grid)]),
             Section("The groups of one recording", [chart(picture, "groups-by-layer"), PICTURE]),
-            Section("Error against tokens left", [_front(results)]),
-            *([claims(_claims(results, least))] if len(results.layers) > 2 else []),
-            Section("All figures", [*_grids(results), _table(results)]),
+            Section("Error against tokens left", [_front(grid)]),
+            *([claims(_claims(grid, least))] if len(layers) > 2 else []),
+            Section("All figures", [*_grids(grid), _table(grid)]),
             Section("How it is measured", [INTERVALS, *metrics_used(summary)]),
         ],
         facts=ran_on(summary),
     )  # fmt: skip
 
 
-def _card(layer: int, least: tuple[float, float, int] | None) -> Card:
+def _fewest(grid: Grid, layer: int) -> Fewest | None:
+    """The smallest share of tokens at which no difference of the headline could be shown."""
+    harmless = [
+        (grid.retention(*key), key[1], key[2])
+        for key in grid.cells
+        if key[0] == layer and holds_zero(grid.score(*key)["difference"])
+    ]
+    return min(harmless, default=None)
+
+
+def _card(layer: int, least: Fewest | None) -> Card:
     assert least is not None
     share, threshold, window = least
     return Card(f"{share:.0%}", f"of the tokens suffice at layer {layer}", f"threshold {threshold:g}, window {window}")
 
 
-def _bearable(results: Results, least: dict[int, tuple[float, float, int] | None]) -> Chart:
+def _bearable(grid: Grid, least: dict[int, Fewest | None]) -> Chart:
     return lines(
         "bearable",
-        [Series("least", results.layers, [found[0] if (found := least[layer]) else 1.0 for layer in results.layers])],
+        [
+            Series(
+                "least",
+                grid.axis("layer"),
+                [found[0] if (found := least[layer]) else 1.0 for layer in grid.axis("layer")],
+            )
+        ],
         x="layer",
         y="share of audio tokens",
         title="Fewest tokens without a difference that could be shown",
@@ -100,28 +90,28 @@ def _bearable(results: Results, least: dict[int, tuple[float, float, int] | None
     )
 
 
-def _curves(results: Results) -> list[Chart]:
-    head, window = results.metrics[0], results.windows[-1]
+def _curves(grid: Grid) -> list[Chart]:
+    head, window = grid.headline, grid.axis("window")[-1]
 
     def of(threshold: float, left: bool) -> Series:
-        scores = [results.score(layer, threshold, window, head["name"]) for layer in results.layers]
-        at = results.thresholds.index(threshold)
+        scores = [grid.score(layer, threshold, window) for layer in grid.axis("layer")]
+        at = grid.axis("threshold").index(threshold)
         name = f"threshold {threshold:g}"
         if left:
             return Series(
                 name,
-                results.layers,
-                [results.retention(layer, threshold, window) for layer in results.layers],
+                grid.axis("layer"),
+                [grid.retention(layer, threshold, window) for layer in grid.axis("layer")],
                 colour=at,
             )
         bounds = [score["interval_95"] for score in scores]
         values = [score["value"] for score in scores]
         low, high = ([bound[side] for bound in bounds] for side in (0, 1))
-        return Series(name, results.layers, values, low, high, colour=at)
+        return Series(name, grid.axis("layer"), values, low, high, colour=at)
 
     kept = lines(
         "retention",
-        [of(threshold, True) for threshold in results.thresholds],
+        [of(threshold, True) for threshold in grid.axis("threshold")],
         x="layer",
         y="audio tokens left",
         title=f"Tokens left, window {window}",
@@ -130,11 +120,11 @@ def _curves(results: Results) -> list[Chart]:
     )
     error = lines(
         head["name"],
-        [of(threshold, False) for threshold in results.thresholds],
+        [of(threshold, False) for threshold in grid.axis("threshold")],
         x="layer",
         y=head["title"],
         title=f"{head['title']}, window {window}",
-        baseline=("unpooled", results.unpooled[head["name"]]["value"]),
+        baseline=("unpooled", grid.unpooled[head["name"]]["value"]),
         top=1.5 if head["percent"] else None,
         form=".0%" if head["percent"] else ".0f",
         width=NARROW,
@@ -142,67 +132,67 @@ def _curves(results: Results) -> list[Chart]:
     return [kept, error]
 
 
-def _front(results: Results) -> Chart:
-    head = results.metrics[0]
+def _front(grid: Grid) -> Chart:
+    head = grid.headline
     points = [
         Point(
-            results.retention(layer, threshold, window),
-            results.score(layer, threshold, window, head["name"])["value"],
+            grid.retention(layer, threshold, window),
+            grid.score(layer, threshold, window)["value"],
             "",
             f"layer {layer}",
         )
-        for layer in results.layers
-        for threshold in results.thresholds
-        for window in results.windows
+        for layer in grid.axis("layer")
+        for threshold in grid.axis("threshold")
+        for window in grid.axis("window")
     ]
     return frontier(
         "tokens",
         points,
         x="audio tokens left",
         y=head["title"],
-        baseline=("unpooled", results.unpooled[head["name"]]["value"]),
+        baseline=("unpooled", grid.unpooled[head["name"]]["value"]),
         top=1.0 if head["percent"] else None,
         forms=(".0%", form(head)),
     )
 
 
-def _grids(results: Results) -> list[Chart]:
-    head = results.metrics[0]
+def _grids(grid: Grid) -> list[Chart]:
+    head = grid.headline
     grids = []
-    for window in results.windows:
-        rows = [f"layer {layer}" for layer in results.layers]
-        columns = [f"{threshold:g}" for threshold in results.thresholds]
-        cells = [[(layer, threshold, window) for threshold in results.thresholds] for layer in results.layers]
-        shares = [[results.retention(*cell) for cell in row] for row in cells]
-        errors = [[results.score(*cell, head["name"])["value"] for cell in row] for row in cells]
-        grid = partial(heat, rows=rows, columns=columns, x="threshold", y="layer")
+    for window in grid.axis("window"):
+        rows = [f"layer {layer}" for layer in grid.axis("layer")]
+        columns = [f"{threshold:g}" for threshold in grid.axis("threshold")]
+        cells = [[(layer, threshold, window) for threshold in grid.axis("threshold")] for layer in grid.axis("layer")]
+        shares = [[grid.retention(*cell) for cell in row] for row in cells]
+        errors = [[grid.score(*cell)["value"] for cell in row] for row in cells]
+        table = partial(heat, rows=rows, columns=columns, x="threshold", y="layer")
         top = 1.0 if head["percent"] else None
         title = f"{head['title']}, window {window}"
-        grids.append(grid(f"kept-{window}", values=shares, title=f"Tokens left, window {window}", form=".0%"))
-        grids.append(grid(f"error-{window}", values=errors, title=title, form=form(head), top=top, colour=1))
+        grids.append(table(f"kept-{window}", values=shares, title=f"Tokens left, window {window}", form=".0%"))
+        grids.append(table(f"error-{window}", values=errors, title=title, form=form(head), top=top, colour=1))
     return grids
 
 
-def _table(results: Results) -> Table:
+def _table(grid: Grid) -> Table:
     rows = []
-    for window in results.windows:
-        for threshold in results.thresholds:
-            for layer in results.layers:
+    for window in grid.axis("window"):
+        for threshold in grid.axis("threshold"):
+            for layer in grid.axis("layer"):
                 key = (layer, threshold, window)
                 row: list[str | Cell] = [f"layer {layer}, {threshold:g}, window {window}"]
-                row.append(f"{results.retention(*key):.1%}")
-                for metric in results.metrics:
-                    score = results.score(*key, metric["name"])
+                row.append(f"{grid.retention(*key):.1%}")
+                for metric in grid.metrics:
+                    score = grid.score(*key, metric=metric)
                     row += [value(metric, score), change(metric, score["difference"])]
                 rows.append(row)
-    header = ["", "tokens left", *(text for m in results.metrics for text in (m["title"], "- unpooled, points"))]
+    header = ["", "tokens left", *(text for m in grid.metrics for text in (m["title"], "- unpooled, points"))]
     return Table(header, rows)
 
 
-def _findings(results: Results, least: dict[int, tuple[float, float, int] | None]) -> list[str]:
-    head = results.metrics[0]
-    able = [layer for layer in results.layers if least[layer]]
-    unable = [str(layer) for layer in results.layers if not least[layer]]
+def _findings(grid: Grid, least: dict[int, Fewest | None]) -> list[str]:
+    head = grid.headline
+    able = [layer for layer in grid.axis("layer") if least[layer]]
+    unable = [str(layer) for layer in grid.axis("layer") if not least[layer]]
     said = [
         f"Layer {layer} can do with **{found[0]:.0%}** of the audio tokens (threshold {found[1]:g}, window {found[2]}) "
         f"without a difference of {head['title']} that could be shown."
@@ -214,13 +204,13 @@ def _findings(results: Results, least: dict[int, tuple[float, float, int] | None
     return said
 
 
-def _claims(results: Results, least: dict[int, tuple[float, float, int] | None]) -> list[Claim]:
+def _claims(grid: Grid, least: dict[int, Fewest | None]) -> list[Claim]:
     def share(layer: int) -> float:
         found = least[layer]
         return found[0] if found else 1.0
 
-    first, *middle, deepest = results.layers
-    shares = [share(layer) for layer in results.layers]
+    first, *middle, deepest = grid.axis("layer")
+    shares = [share(layer) for layer in grid.axis("layer")]
     drops = sum(later <= before for before, later in pairwise(shares))
     return [
         Claim(

@@ -1,16 +1,13 @@
-"""How every experiment's page tells things: values with their intervals, what was left out, claims, what it ran on."""
+"""What pages say alike: values with their intervals, what was left out, claims of the paper, what it ran on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..runs.results import ConditionsSummary, Estimate, Facts, MetricResult, Summary
 from .page import Cell, Section, Table
-
-Summary = Mapping[str, Any]
-"""``summary.json`` of a command."""
-
 
 BINARY = ("B", "KiB", "MiB", "GiB")
 DECIMAL = ("", "k", "M", "G", "T", "P")
@@ -41,34 +38,35 @@ def claims(found: Sequence[Claim]) -> Section:
     )
 
 
-def form(metric: Summary) -> str:
+def form(metric: MetricResult) -> str:
     """How values of a metric are written."""
     return ".1%" if metric["percent"] else ".1f"
 
 
-def value(metric: Summary, score: Summary | None) -> str:
+def value(metric: MetricResult, score: Estimate | None) -> str:
     """A value as its metric is written."""
     return "" if score is None else format(score["value"], form(metric))
 
 
-def with_interval(metric: Summary, score: Summary) -> str:
+def with_interval(metric: MetricResult, score: Estimate) -> str:
     """A value with its 95 % interval."""
     low, high = score["interval_95"]
-    if low is None:
+    if low is None or high is None:
         return value(metric, score)
     return f"{value(metric, score)} [{low:{form(metric)}}, {high:{form(metric)}}]"
 
 
-def change(metric: Summary, score: Summary | None) -> Cell | str:
+def change(metric: MetricResult, score: Estimate | None) -> Cell | str:
     """A difference in points with its interval, good or bad where the interval shows it."""
     if score is None:
         return ""
     scale = 100 if metric["percent"] else 1
     low, high = score["interval_95"]
     text = f"{score['value'] * scale:+.1f}"
-    if low is not None:
-        text += f" [{low * scale:+.1f}, {high * scale:+.1f}]"
-    if holds_zero(score):
+    if low is None or high is None:
+        return text
+    text += f" [{low * scale:+.1f}, {high * scale:+.1f}]"
+    if low <= 0 <= high:
         return text
     return Cell(text, "bad" if (low > 0) == (metric["better"] == "lower") else "good")
 
@@ -78,12 +76,10 @@ def plain(cell: Cell | str) -> str:
     return cell.text if isinstance(cell, Cell) else cell
 
 
-def holds_zero(score: Summary | None) -> bool:
+def holds_zero(score: Estimate | None) -> bool:
     """Whether a difference is none that could be shown."""
-    if score is None or score["interval_95"][0] is None:
-        return True
-    low, high = score["interval_95"]
-    return bool(low <= 0 <= high)
+    low, high = (None, None) if score is None else score["interval_95"]
+    return low is None or high is None or low <= 0 <= high
 
 
 def left_out(summary: Summary) -> list[str]:
@@ -99,22 +95,22 @@ def left_out(summary: Summary) -> list[str]:
     ]
 
 
-def machine(provenance: Summary) -> dict[str, Any]:
+def machine(provenance: Facts) -> Facts:
     """Processor, system and versions, for a page's facts."""
     about = {key: provenance[key] for key in ("cores", "threads", "system", "commit", "date")}
     return {"processor": provenance["device"], **about, **provenance["versions"]}
 
 
-def model_name(summary: Summary) -> str:
+def model_name(config: Facts) -> str:
     """Without the folders above it."""
-    name = summary["config"]["model"]
+    name = config["model"]
     return Path(name).name if Path(name).exists() else name
 
 
-def ran_on(summary: Summary) -> dict[str, Any]:
+def ran_on(summary: Summary) -> Facts:
     """Settings, machine and versions."""
     config = {key: value for key, value in summary["config"].items() if key not in ("command", "conditions", "trials")}
-    config["model"] = model_name(summary)
+    config["model"] = model_name(config)
     config["data"] = Path(str(config.get("data"))).name
     lists = {key: ", ".join(map(str, value)) for key, value in config.items() if isinstance(value, list)}
     return {
@@ -132,7 +128,7 @@ def size(number: float, unit: str = "B") -> str:
     return f"{number:.3g} {prefixes[power]}"
 
 
-def metrics_used(summary: Summary) -> list[str]:
+def metrics_used(summary: ConditionsSummary) -> list[str]:
     """How each metric was computed, a paragraph each."""
     found = {
         metric["signature"]: f"**{metric['title']}** ({metric['better']} is better): `{metric['signature']}`"
