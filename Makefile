@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test lint format sanitize bench gpu-check train study clean
+.PHONY: help demo test lint format sanitize bench gpu-check train study docs clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -52,6 +52,9 @@ train: $(VENV)/installed ## make the data and train the bundled model from scrat
 
 study: $(VENV)/installed ## every experiment of the paper on the bundled model (half an hour; needs espeak-ng, flite, sox: see examples/tiny-lslm)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/tiny-lslm/study.sh
+
+docs: $(VENV)/installed ## the pages of docs/study, from the summaries there
+	$(BIN)/python docs/make_pages.py
 
 clean: ## remove what the above made
 	rm -rf $(VENV) build out *.egg-info affinity_pool/*.so
