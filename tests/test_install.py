@@ -179,3 +179,13 @@ def test_architectures_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     built = setup(ROOT, "build_ext", "-b", str(tmp_path), "-t", str(tmp_path), TORCH_CUDA_ARCH_LIST="new")
     assert built.returncode != 0
     assert "TORCH_CUDA_ARCH_LIST must list capabilities, such as '8.0;9.0+PTX', got 'new'" in built.stderr
+
+
+def test_what_is_no_python_is_installed_too(pure: tuple[str, Path]) -> None:
+    site = unpacked(pure[1])
+    program = "from affinity_pool.study.report.page import Page, html; print(len(html(Page('title', 'lead'))))"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, cwd=site, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 4000  # the stylesheet is in it
+    assert (site / "affinity_pool" / "py.typed").is_file()

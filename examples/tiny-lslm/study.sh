@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], half an hour on two cores.
+# ./study.sh --short [FOLDER] takes the bundled recordings in place of the sets, which need espeak-ng, flite and sox to be
+# made: three minutes, to see that everything runs. What so few recordings show says little.
 #
 # Started again, it goes on where it was. Two experiments run at a time, with a thread each. Answers end after 24
 # tokens: the longest right one has 9, so a decoding loop still shows. Costs are timed apart, on a quiet machine:
@@ -7,15 +9,24 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python}
-out=${1:-build/study}
+short=
+if [ "${1:-}" = --short ]; then
+  short=yes
+  shift
+  echo "The short form: the bundled recordings in place of the held-out sets."
+fi
+out=${1:-build/study${short:+-short}}
 sets=build/sets
-[ -e build/words.npz ] || "$python" words.py
-[ -e $sets/test-allison/manifest.jsonl ] || "$python" export_set.py test-espeak test-allison --count 512
-[ -e $sets/dev-allison/manifest.jsonl ] || "$python" export_set.py dev-espeak dev-allison --count 128
+if [ -z "$short" ]; then
+  [ -e build/words.npz ] || "$python" words.py
+  [ -e $sets/test-allison/manifest.jsonl ] || "$python" export_set.py test-espeak test-allison --count 512
+  [ -e $sets/dev-allison/manifest.jsonl ] || "$python" export_set.py dev-espeak dev-allison --count 128
+fi
 export OMP_NUM_THREADS=1
 
 experiment() { # NAME SET COMMAND OPTIONS...
-  local name=$1 data=$sets/$2/manifest.jsonl
+  local name=$1 data=${short:+recordings}
+  data=${data:-$sets/$2}/manifest.jsonl
   shift 2
   "$python" -m affinity_pool.cli "$@" --data "$data" --batch 32 --out "$out/$name" > "$out/$name.log" 2>&1
 }

@@ -69,10 +69,8 @@ class Chart:
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``NAME.png`` for light and ``NAME-dark.png`` for dark surroundings, and ``NAME.svg`` unless raster."""
-        files = {
-            folder / f"{self.name}.png": self._image(LIGHT, "png"),
-            folder / f"{self.name}-dark.png": self._image(DARK, "png"),
-        }
+        pictures = self._images if self.raster else {palette: self._image(palette, "png") for palette in (LIGHT, DARK)}
+        files = {folder / f"{self.name}.png": pictures[LIGHT], folder / f"{self.name}-dark.png": pictures[DARK]}
         if not self.raster:
             files[folder / f"{self.name}.svg"] = self._images[LIGHT]
         for path, image in files.items():
@@ -107,8 +105,8 @@ def drawn(draw: Callable[[Palette], Figure], palette: Palette, salt: str = "") -
 
 
 def printable(text: str) -> str:
-    """With U+FFFD for what no page or picture can hold: control characters and lone surrogates."""
-    return re.sub("[\0-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]", "\ufffd", text)
+    """With U+FFFD for what no page or picture can hold: control characters, lone surrogates, non-characters."""
+    return re.sub("[\0-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
 
 
 @contextmanager
@@ -117,6 +115,7 @@ def styled(palette: Palette, salt: str = "") -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_style(palette, salt))
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # names longer than the chart is wide
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
         yield
 
@@ -132,6 +131,7 @@ def _style(palette: Palette, salt: str) -> Any:
         "figure.dpi": 72,
         "figure.facecolor": palette.paper,
         "figure.constrained_layout.w_pad": 0.08,
+        "figure.constrained_layout.h_pad": 0.08,
         "axes.facecolor": "none",
         "axes.edgecolor": palette.faint,
         "axes.labelcolor": palette.faint,

@@ -11,7 +11,8 @@ import matplotlib
 import pytest
 from matplotlib.text import Text
 
-from affinity_pool.study.report.charts import NARROW, Bars, Point, Series, bars, frontier, heat, limits, lines, pareto
+from affinity_pool.study.report.charts import NARROW, Bars, Point, Series, bars, frontier, heat, lines, pareto
+from affinity_pool.study.report.drawing import limits
 from affinity_pool.study.report.figures import Chart
 from affinity_pool.study.report.palette import DARK, LIGHT
 
@@ -56,6 +57,38 @@ def test_names_are_no_tex_even_where_the_readers_settings_say_so(text: str, monk
     found = chart.draw(LIGHT).findobj(Text)
     assert sum(of.get_text() == text for of in found) == 5
     assert not any(of.get_usetex() or of.get_parse_math() for of in found if of.get_text() == text)
+
+
+def test_values_above_the_chart_do_not_run_into_each_other() -> None:
+    many = [Series("loops", range(32), [2.0 + at / 100 for at in range(32)])]
+    shown = [text for text in texts(lines("n", many, x="layer", y="WER", top=0.5, width=NARROW)) if text[0] == "2"]
+    assert "231.0%" in shown  # the largest
+    assert 4 <= len([text for text in shown if text.endswith(".0%")]) <= 8
+
+
+def test_no_two_curves_or_kinds_of_points_look_the_same() -> None:
+    curves = [Series(str(at), [0, 1], [at, at], dash=at % 3) for at in range(12)]
+    points = [Point(0.1 * at, 0.1, series=str(at)) for at in range(12)]
+    for chart in (lines("n", curves, x="layer", y="WER"), frontier("n", points, x="left", y="WER")):
+        (legend,) = chart.draw(LIGHT).legends
+        handles = [of for of in legend.get_lines() if of.get_marker()]
+        assert len({(of.get_color(), of.get_marker()) for of in handles}) == len(handles) == 12
+
+
+def test_a_name_covers_no_other_point() -> None:
+    points = [Point(0.5, 0.1, "0:0.9:1,7:0.85:3", chosen=True), Point(0.52, 0.105), Point(0.99, 0.4)]
+    figure = frontier("n", points, x="left", y="WER").draw(LIGHT)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (name,) = (text for text in axes.texts if text.get_text().startswith("0:0.9"))
+    box = name.get_window_extent()
+    assert not any(box.contains(*axes.transData.transform((point.x, point.y))) for point in points)
+
+
+@pytest.mark.parametrize("text", ["\x00\x1b", "\ud83d", "\ufffe\uffff"])
+def test_a_drawing_is_xml_whatever_a_name_holds(text: str) -> None:
+    for svg in drawings(lines("n", [Series(text, [0, 1], [1, 2])], x=text, y=text, title=text)):
+        ElementTree.fromstring(svg)
 
 
 def test_gaps_and_curves_without_any_value_can_be_drawn() -> None:
