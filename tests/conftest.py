@@ -21,7 +21,12 @@ hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=Non
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+LONGEST = ("test_the_claims_hold_in_the_interpreter", "test_sanitizers_find_nothing", "test_the_op_keeps_its_contract")
+"""Half a minute and more: they begin first, or one core would wait for another that has them left at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: getattr(item, "originalname", None) not in LONGEST)
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_tests:
         return
