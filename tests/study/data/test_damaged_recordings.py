@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affinity_pool.study.data import audio, files, load_audio
-from affinity_pool.study.data.containers import whole
+from affinity_pool.study.data.containers import whole_recording
 from affinity_pool.study.errors import InputError
 
 RATE = 16000
@@ -212,6 +212,6 @@ def test_any_bytes_are_heard_or_named(content):
 @given(damaged() | st.binary(max_size=200))
 def test_containers_raise_nothing_but_what_they_say(content):
     try:
-        whole(content)
+        whole_recording(content)
     except ValueError:
         return
