@@ -54,7 +54,7 @@ def paired(
         InputError: there is no utterance that could be scored in both.
     """
     if a.shape != b.shape:
-        raise ValueError(f"a and b must be counts of the same utterances, got shapes {a.shape} and {b.shape}")
+        raise ValueError(f"a and b must be counts of the same recordings, got shapes {a.shape} and {b.shape}")
 
     def difference(sums: Counts) -> Counts:
         of_a, of_b = np.split(sums, 2, axis=-1)
@@ -69,7 +69,7 @@ def _bootstrap(
     scored = counts[np.isfinite(counts).all(1)]
     total = len(scored)
     if not total:
-        raise InputError(f"{metric.title} needs at least one utterance that could be scored, got none of {len(counts)}")
+        raise InputError(f"{metric.title} needs at least one recording that could be scored, got none of {len(counts)}")
     # Drawing among distinct rows is the same as among utterances, and in no order but the rows' own.
     rows, occurrences = np.unique(scored, axis=0, return_counts=True)
     estimate = float(value(occurrences @ rows))

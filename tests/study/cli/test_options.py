@@ -43,7 +43,7 @@ BAD = {
     "layers beyond any number": (["oracle", "--layers", "0-" + "9" * 5000], "layers 0 to 3"),
     "layers backwards": (["oracle", "--layers", "3-1"], "layers must rise"),
     "layers of calibrate": (["calibrate", "--flops", "0.9", "--layers", "9"], "layers 0 to 3"),
-    "a picture of nobody": (["probe", "--picture", "nobody"], "no utterance 'nobody' among"),
+    "a picture of nobody": (["probe", "--picture", "nobody"], "no recording 'nobody' among"),
     "a window": (["probe", "--windows", "1,99"], "window must be in 1..32"),
     "a window of calibrate": (["calibrate", "--flops", "0.9", "--windows", "0"], "window must be in 1..32"),
     "a threshold": (["probe", "--thresholds", "nan"], "threshold must be a number, got NaN"),

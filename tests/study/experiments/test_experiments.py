@@ -175,7 +175,7 @@ def test_sites_that_cannot_be_are_refused(lslm: Lslm, spec: str, message: str) -
         ("oracle", ["--layers", "7"], "layers 0 to 3"),
         ("oracle", ["--units", "syllables"], "units must be 'words' or a number of seconds"),
         ("probe", ["--thresholds", "high"], "thresholds must be"),
-        ("probe", ["--picture", "nobody"], "no utterance 'nobody'"),
+        ("probe", ["--picture", "nobody"], "no recording 'nobody'"),
         ("eval", ["--baselines", "magic"], "baseline must be one of"),
         ("eval", ["--judge", "nowhere:judge"], "cannot import the judge"),
         ("eval", ["--task", "sing"], "no recording for the task 'sing', only for first, transcribe"),

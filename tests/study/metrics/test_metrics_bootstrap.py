@@ -113,7 +113,7 @@ def test_one_utterance_has_a_value_and_no_bounds() -> None:
 
 @pytest.mark.parametrize("counts", [np.empty((0, 2)), np.full((3, 2), np.nan)])
 def test_no_utterance_is_refused(counts: np.ndarray) -> None:
-    with pytest.raises(InputError, match=f"exact answers needs at least one utterance.*none of {len(counts)}"):
+    with pytest.raises(InputError, match=f"exact answers needs at least one recording.*none of {len(counts)}"):
         interval(counts, EXACT)
 
 

@@ -37,7 +37,8 @@ def probe(
     thresholds: Annotated[str, typer.Option(help="Cosines to merge at.")] = "0.9,0.8,0.7,0.6",
     windows: Annotated[str, typer.Option(help="Latest tokens of the open group to compare with.")] = "1,3",
     picture: Annotated[
-        str | None, typer.Option(help="Utterance id whose groups are drawn; the longest with word times if left out.")
+        str | None,
+        typer.Option(help="Id of the recording whose groups are drawn; the longest with word times if left out."),
     ] = None,
     task: OneTask = "transcribe",
     prompt: Prompt = None,

@@ -52,7 +52,7 @@ def groups_by_layer(
 def check_picture(utterances: Sequence[Utterance], wanted: str | None) -> None:
     """Raise unless there is a recording of this id, or none is wanted in particular."""
     if wanted is not None and wanted not in {utterance.id for utterance in utterances}:
-        raise InputError(f"no utterance {wanted!r} among {len(utterances)}; the first is {utterances[0].id!r}")
+        raise InputError(f"no recording {wanted!r} among {len(utterances)}; the first is {utterances[0].id!r}")
 
 
 def recording_to_draw(utterances: Sequence[Utterance], wanted: str | None, lslm: Lslm) -> tuple[Utterance, Audio]:
