@@ -108,13 +108,13 @@ def draw_baseline(axes: Axes, palette: Palette, baseline: tuple[str, float] | No
 def write_ticks(axes: Axes, x: str | None = None, y: str | None = None) -> None:
     """Ticks as values are written, without the digits a round number does not need; None: as set already."""
 
-    def written(value: float, form: str) -> str:
+    def rounded(value: float, form: str) -> str:
         return f"{value * 100:.6g}%" if form.endswith("%") else f"{value:.6g}"
 
     for axis, form in ((axes.xaxis, x), (axes.yaxis, y)):
         if form is not None:
             axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-            axis.set_major_formatter(FuncFormatter(lambda value, _, form=form: written(value, form)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _, form=form: rounded(value, form)))
 
 
 def add_text(axes: Axes, place: tuple[float, float], offset: tuple[float, float], text: str, **style: Any) -> None:

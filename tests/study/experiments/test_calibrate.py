@@ -23,7 +23,6 @@ from affinity_pool.study.experiments.calibrate.run import (
     best,
     candidates,
     disagreement,
-    frontier,
     promising,
     save,
 )
@@ -71,7 +70,6 @@ def test_the_best_within_the_budget_is_chosen_and_the_cheaper_of_equals() -> Non
     assert best(trials, CostBudget(flops=0.8)) is trials[2]
     assert best(trials, CostBudget(retention=0.2)) is trials[3]
     assert best(trials, CostBudget(flops=0.4)) is None
-    assert frontier(trials) == [trials[3], trials[2], trials[0]]
 
 
 def test_pairs_are_proposed_where_no_site_alone_meets_the_budget(lslm: Lslm) -> None:

@@ -200,15 +200,6 @@ def best(trials: Sequence[Trial], budget: CostBudget) -> Trial | None:
     return min(within, key=lambda trial: (trial.disagreement, trial.flops), default=None)
 
 
-def frontier(trials: Sequence[Trial]) -> list[Trial]:
-    """Those that no other beats in both FLOPs and disagreement, the cheapest first."""
-    front: list[Trial] = []
-    for trial in sorted(trials, key=lambda trial: (trial.flops, trial.disagreement)):
-        if not front or trial.disagreement < front[-1].disagreement:
-            front.append(trial)
-    return front
-
-
 Step = Callable[[str, Facts, Work[Any]], Finished[Any]]
 """Runs a step in all processes, by its name, options and work."""
 
