@@ -47,7 +47,7 @@ UNPOOLED = Condition("unpooled")
 
 @dataclass(frozen=True)
 class Answering:
-    """Answers batches under every condition: the work of a :func:`affinity_pool.study.runs.run`."""
+    """Answers batches under every condition: the work of a :func:`affinity_pool.study.runs.batches.run`."""
 
     lslm: Lslm
     conditions: Sequence[Condition]

@@ -1,8 +1,8 @@
 """One case measured: prefills and decoding of the same prompts without and with pooling, in turns.
 
 Every figure is of one prompt, the mean over a case's prompts; times and their ratios are taken round by round over all
-of them (see :mod:`affinity_pool.study.ttft`). Prefills are timed as they are; where their time goes, and what memory
-they take, is found in passes of their own.
+of them (see :mod:`affinity_pool.study.efficiency.ttft`). Prefills are timed as they are; where their time goes, and
+what memory they take, is found in passes of their own.
 """
 
 from __future__ import annotations

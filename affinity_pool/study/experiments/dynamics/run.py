@@ -59,7 +59,7 @@ def similarity(x: Tensor, words: Sequence[Span] = ()) -> Similarity:
 
 @dataclass(frozen=True)
 class Measuring:
-    """The similarities of a batch at every layer: the work of a :func:`affinity_pool.study.runs.run`.
+    """The similarities of a batch at every layer: the work of a :func:`affinity_pool.study.runs.batches.run`.
 
     ``batch.known`` are each recording's words as spans of its audio tokens, or None where they are not known.
     """
