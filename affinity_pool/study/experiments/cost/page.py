@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ...report.charts import Bars, bars
+from ...report.figures import Chart
 from ...report.page import Card, Cell, Page, Section, Table
 from ...report.phrases import size
 from ...runs.results import CostResult, CostSummary, Facts, Ratio
@@ -80,7 +80,7 @@ def _cards(records: list[CostResult]) -> list[Card]:
     return [Card(card.figure, card.what, f"{last['name']}: {card.detail}".rstrip(": ")) for card in cards]
 
 
-def _ratios(records: list[CostResult]) -> Any:
+def _ratios(records: list[CostResult]) -> Chart:
     parts = [_ratio_bars("pooled", records, 0)]
     if idle := [record["idle"] for record in records if record["idle"]]:
         parts.append(_ratio_bars("idle", idle, 1))
@@ -124,7 +124,7 @@ def _times(records: list[CostResult]) -> Table:
     return Table(header, rows, "A prompt's time: median over rounds, and the 20th and 80th percentile.")
 
 
-def _parts(records: list[CostResult]) -> Any:
+def _parts(records: list[CostResult]) -> Chart:
     labels = [f"{record['name']}, {way}" for record in records for way in record["parts"]]
     found = [parts for record in records for parts in record["parts"].values()]
     *names, head, rest = _part_names(records)
