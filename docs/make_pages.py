@@ -1,4 +1,4 @@
-"""Makes the pages of docs/study from the summaries there and the costs in benchmarks/results: ``make docs [FOLDER]``.
+"""Makes the pages of docs/study from the summaries there and the costs in benchmarks/results: ``make docs``.
 
 A page is made of its ``summary.json`` alone, but for the probe's picture, for which the bundled model hears the longest
 bundled recording. The one chart that README shows is saved beside its page.
