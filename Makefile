@@ -57,4 +57,4 @@ docs: $(VENV)/installed ## the pages of docs/study, from the summaries there
 	$(BIN)/python docs/make_pages.py
 
 clean: ## remove what the above made
-	rm -rf $(VENV) build out *.egg-info affinity_pool/*.so
+	rm -rf $(VENV) build out *.egg-info affinity_pool/*.so docs/study/*/index.html docs/study/*/*.svg

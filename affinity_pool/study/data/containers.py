@@ -30,7 +30,7 @@ _START = re.compile(
     rb"(?:RIFF|RIFX|RF64)....WAVE|riff\x2e\x91\xcf\x11|FORM....AIF[FC]|caff\0\x01\0\0desc|\.snd\0\0|OggS\0\x02|fLaC\0\0\0\x22",
     re.DOTALL,
 )
-"""How recordings begin; an MP3 has no such signature, see ``_begins``."""
+"""How recordings begin; an MP3 has no such signature, see ``_none_begins``."""
 _NAME = re.compile(rb"[ -~]{4}")
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _BITRATES = {
@@ -87,8 +87,9 @@ def _chunks(file: bytes, at: int, size_of: str, sound: bytes, another: bytes, la
     while at + 8 <= len(file):
         name, (size,) = file[at : at + 4], struct.unpack_from(size_of, file, at + 4)
         begin = at + 8
-        if name == another or _begins(file, at):
+        if name == another:
             raise ValueError("another recording follows in it")
+        _none_begins(file, at)
         if name == sound:
             if heard:
                 raise ValueError("another recording follows in it")
@@ -102,8 +103,8 @@ def _chunks(file: bytes, at: int, size_of: str, sound: bytes, another: bytes, la
             if size == 0 < found:
                 raise ValueError(f"no sound is declared, though {found} bytes follow: it was not closed when written")
             _declared(size, found)
-            if size % 2 and _begins(file, begin + size):  # without the byte that makes it even
-                raise ValueError("another recording follows in it")
+            if size % 2:  # without the byte that makes it even
+                _none_begins(file, begin + size)
         elif heard and len(file) - at > FOREIGN and not _NAME.match(name) and file[at:].strip(b"\0"):
             raise ValueError(f"{len(file) - at} bytes follow its end, which are no chunk of it")
         at = begin + size + size % 2
@@ -133,8 +134,7 @@ def _caf(file: bytes) -> None:
     at = 8
     while at + 12 <= len(file):
         (size,) = struct.unpack_from(">q", file, at + 4)
-        if _begins(file, at):
-            raise ValueError("another recording follows in it")
+        _none_begins(file, at)
         if size < 0:
             _nothing_behind(file, at + 12)
             return
@@ -177,11 +177,12 @@ def _tag(file: bytes, at: int) -> int:
     return 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:])) + 10 * bool(head[5] & 16)
 
 
-def _begins(file: bytes, at: int) -> bool:
-    """Whether a recording of any kind begins there, be it behind a tag: an MP3 by two frames."""
+def _none_begins(file: bytes, at: int) -> None:
+    """That no recording of any kind begins there, be it behind a tag: an MP3 by two frames."""
     at += _tag(file, at)
     size = _frame_size(file[at : at + 4].ljust(4, b"\0"))
-    return bool(_START.match(file, at) or (size and _frame_size(file[at + size : at + size + 4].ljust(4, b"\0"))))
+    if _START.match(file, at) or (size and _frame_size(file[at + size : at + size + 4].ljust(4, b"\0"))):
+        raise ValueError("another recording follows in it")
 
 
 def _alone(file: bytes, start: bytes) -> None:
@@ -204,10 +205,9 @@ def _ogg(file: bytes) -> None:
         begin = at + 27 + len(segments)
         end = begin + sum(segments)
         if file[at : at + 4] != b"OggS":
-            if last and not _begins(file, at):
-                return  # a tag
             if last:
-                raise ValueError("another recording follows in it")
+                _none_begins(file, at)
+                return  # a tag
             raise ValueError(f"it is damaged {len(file) - at} bytes before its end")
         if at + 27 > len(file) or len(segments) < file[at + 26] or end > len(file):
             raise ValueError("it is cut short within its last page")
@@ -256,8 +256,9 @@ def _mp3(file: bytes) -> None:
         raise ValueError(f"it is cut short{counted or ' within its last frame'}")
     if declared is not None and frames > declared + 1:  # the frame that declares is counted by some
         raise ValueError("another recording follows in it")
-    if _begins(file, end) or (rest[:3] == b"TAG" and _begins(file, end + 128)):
-        raise ValueError("another recording follows in it")
+    _none_begins(file, end)
+    if rest[:3] == b"TAG":
+        _none_begins(file, end + 128)
     if b"ID3" in rest or (declared is None and rest.strip(b"\0") and not rest.startswith(TAILS)):
         raise ValueError(f"it is damaged, or another recording follows, {len(rest)} bytes before its end")
 

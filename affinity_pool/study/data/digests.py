@@ -57,13 +57,13 @@ def of_file(path: Path) -> Any:
         return None
 
 
-def word_times(source: str | None) -> dict[str, str]:
+def of_word_times(source: str | None) -> dict[str, str]:
     """Of a folder of TextGrids, for a run's plan; other sources of word times are part of the recordings."""
     folder = None if source is None else Path(source)
     return {"word times": of_folder(folder)} if folder is not None and folder.is_dir() else {}
 
 
-def judge_source(spec: str) -> str:
+def of_judge(spec: str) -> str:
     """Of the file that a judge ``module:function`` is in."""
     file = getattr(sys.modules.get(spec.partition(":")[0]), "__file__", None)
     return digest([None if file is None else of_file(Path(file))])

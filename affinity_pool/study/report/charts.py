@@ -1,6 +1,6 @@
 """The charts of the study: curves over layers, error against retention, bars with intervals, and grids.
 
-Hues never tell things apart alone: curves have markers and dashes. Nothing is logarithmic, and bars start at 0. With a
+Hues never tell curves apart alone: they have markers and dashes. Nothing is logarithmic, and bars start at 0. With a
 ``form`` that ends in ``%`` values are shares of 1. Sizes are units of the drawing, a point of matplotlib's and a CSS
 pixel where the page is wide enough.
 """
@@ -129,9 +129,10 @@ def lines(
         room = 0.02 * (places[-1] - places[0]) or 0.5
         axes.set_xlim(places[0] - room, places[-1] + room)
         write_ticks(axes, y=form)
-        axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         if len(places) <= 12:
             axes.set_xticks(places)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         longest = max((len(format_value(value, form)) for value in cut.values()), default=0)
         for place, value in apart(cut, 9 * longest / (width - AROUND) * (places[-1] - places[0])).items():
             add_text(axes, (place, high), (0, 5), format_value(value, form), ha="center", va="bottom")
@@ -247,9 +248,9 @@ def bars(
             axes.barh(middle, values[at], thick - 3, left=before, color=hue, linewidth=0, label=label)
             for row, value, interval in zip(middle, values[at], part.intervals or [None] * len(labels), strict=True):
                 if bounds := known_ends(interval):
-                    axes.plot(bounds, [row, row], color=palette.ink, linewidth=1.4, marker="", solid_capstyle="butt")
+                    axes.plot(bounds, [row, row], color=palette.ink, linewidth=1.4, solid_capstyle="butt")
                 if not stacked:
-                    end = float(np.nanmax([0, value, *(bounds or ())]))
+                    end = float(np.nanmax([0, value, *bounds]))
                     add_text(axes, (end, row), (6, 0), format_value(value, form), va="center")
         if stacked:
             for row, value in zip(places, totals, strict=True):
@@ -296,8 +297,7 @@ def heat(
         axes.imshow(cells, cmap=depth, aspect="auto", interpolation="nearest", **ends)
         axes.set_xticks(range(len(columns)), columns, color=palette.ink)
         axes.set_yticks(range(len(rows)), rows, color=palette.ink)
-        for side in ("x", "y"):
-            axes.tick_params(axis=side, which="minor", length=0)
+        axes.tick_params(which="minor", length=0)
         axes.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
         axes.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
         axes.grid(visible=False)

@@ -133,10 +133,10 @@ def label_points(
     places = [((x - left) / (right - left) * size[0], (y - low) / (high - low) * size[1]) for x, y, _ in labels]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     for (x, y, text), (across, up) in sorted(zip(labels, places, strict=True)):
-        long = 8 * len(text)
+        width = 8 * len(text)
         for side, lift in ((1, 1), (-1, 1), (1, -1), (-1, -1)) if text else ():
-            begin, bottom = across + (9 if side > 0 else -9 - long), up + (5 if lift > 0 else -20)
-            box = (begin, bottom, begin + long, bottom + 15)
+            begin, bottom = across + (9 if side > 0 else -9 - width), up + (5 if lift > 0 else -20)
+            box = (begin, bottom, begin + width, bottom + 15)
             if begin >= 0 and box[2] <= size[0] and not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 align = {"ha": "left" if side > 0 else "right", "va": "bottom" if lift > 0 else "top"}

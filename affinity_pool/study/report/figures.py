@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
@@ -57,11 +56,9 @@ class Chart:
         Each is a document of its own inside ``<img>``, so no id or style of one meets another's.
         """
         kind = "image/png" if self.raster else "image/svg+xml"
-        light, dark = (
-            f"data:{kind};base64,{base64.b64encode(image).decode()}"
-            for image in (self._images[LIGHT], self._images[DARK])
-        )
-        size = f"width:{self._width:.0f}px;min-width:{SMALLEST * self._width:.0f}px"
+        (image, width), (dark_image, _) = self._images[LIGHT], self._images[DARK]
+        light, dark = (f"data:{kind};base64,{base64.b64encode(data).decode()}" for data in (image, dark_image))
+        size = f"width:{width:.0f}px;min-width:{SMALLEST * width:.0f}px"
         return (
             f'<picture><source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
             f'<img src="{light}" alt="{escape(printable(self.alt))}" style="{size}"></picture>'
@@ -70,29 +67,26 @@ class Chart:
     def save(self, folder: Path) -> list[Path]:
         """Write ``NAME.png`` for light and ``NAME-dark.png`` for dark surroundings, and ``NAME.svg`` unless raster."""
         pictures = self._images if self.raster else {palette: self._image(palette, "png") for palette in (LIGHT, DARK)}
-        files = {folder / f"{self.name}.png": pictures[LIGHT], folder / f"{self.name}-dark.png": pictures[DARK]}
+        files = {folder / f"{self.name}.png": pictures[LIGHT][0], folder / f"{self.name}-dark.png": pictures[DARK][0]}
         if not self.raster:
-            files[folder / f"{self.name}.svg"] = self._images[LIGHT]
+            files[folder / f"{self.name}.svg"] = self._images[LIGHT][0]
         for path, image in files.items():
             with folders.writing(path):
                 path.write_bytes(image)
         return [*files]
 
     @cached_property
-    def _images(self) -> dict[Palette, bytes]:
+    def _images(self) -> dict[Palette, tuple[bytes, float]]:
+        """What a page shows."""
         return {palette: self._image(palette, "png" if self.raster else "svg") for palette in (LIGHT, DARK)}
 
-    @cached_property
-    def _width(self) -> float:
-        return float(self.draw(LIGHT).get_figwidth()) / UNIT
-
-    def _image(self, palette: Palette, form: str) -> bytes:
-        """The same each time: no date, no random ids."""
+    def _image(self, palette: Palette, form: str) -> tuple[bytes, float]:
+        """A file, the same each time (no date, no random ids), and the width of the drawing."""
         with styled(palette, salt=self.name):
-            out = BytesIO()
+            figure, out = self.draw(palette), BytesIO()
             about = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
-            self.draw(palette).savefig(out, format=form, dpi=DENSITY, facecolor=palette.paper, metadata=about)
-        return out.getvalue()
+            figure.savefig(out, format=form, dpi=DENSITY, facecolor=palette.paper, metadata=about)
+        return out.getvalue(), float(figure.get_figwidth()) / UNIT
 
 
 def drawn(draw: Callable[[Palette], Figure], palette: Palette, salt: str = "") -> Figure:
@@ -142,7 +136,6 @@ def _style(palette: Palette, salt: str) -> Any:
         "axes.axisbelow": True,
         "axes.grid": True,
         "axes.grid.axis": "y",
-        "axes.prop_cycle": cycler(color=palette.groups, marker=list(MARKERS)),
         **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
         **{f"{name}.{key}": value for name in ("xtick", "ytick") for key, value in axis.items()},
         "xtick.color": palette.faint,

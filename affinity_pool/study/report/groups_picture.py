@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
@@ -21,6 +20,7 @@ from matplotlib.textpath import TextPath
 
 from ..data.manifest import Word
 from ..groups import Picture, Row, Span, containing
+from .drawing import add_text
 from .figures import UNIT, Chart, drawn
 from .palette import LIGHT, Palette
 
@@ -93,7 +93,7 @@ def _draw_sound(axes: Axes, picture: Picture, palette: Palette) -> None:
         interpolation="bilinear",
     )
     axes.tick_params(labelbottom=False, bottom=False)
-    _beside(axes, 0, 0.5, (-9, 0), "log-mel", color=palette.faint, fontsize=10, ha="right")
+    add_text(axes, (0, 0.5), (-9, 0), "log-mel", color=palette.faint, fontsize=10, ha="right", va="center")
 
 
 def _draw_groups(axes: Axes, picture: Picture, palette: Palette, second: float, row_height: float) -> None:
@@ -111,12 +111,12 @@ def _draw_groups(axes: Axes, picture: Picture, palette: Palette, second: float, 
                 size = f"{span.end - span.start}"
                 axes.text(middle, y, size, color=palette.paper, fontsize=8.5, ha="center", va="center_baseline")
         up, down = (6, -8) if row.detail else (0, 0)
-        _beside(axes, 0, y, (-9, up), row.name, color=palette.ink, fontsize=NAME, ha="right")
-        _beside(axes, 0, y, (-9, down), row.detail, color=palette.faint, fontsize=DETAIL, ha="right")
+        add_text(axes, (0, y), (-9, up), row.name, color=palette.ink, fontsize=NAME, ha="right", va="center")
+        add_text(axes, (0, y), (-9, down), row.detail, color=palette.faint, fontsize=DETAIL, ha="right", va="center")
         left = {"color": palette.ink, "fontsize": min(14, 46 * row_height), "weight": "bold"}
-        _beside(axes, picture.end, y, (9, 0), f"{len(row.spans)}", **left)
+        add_text(axes, (picture.end, y), (9, 0), f"{len(row.spans)}", **left, va="center")
         share = "tokens" if y == 0 else f"{len(row.spans) / whole:.0%}"
-        _beside(axes, picture.end, y, (49, -0.5), share, color=palette.faint, fontsize=10)
+        add_text(axes, (picture.end, y), (49, -0.5), share, color=palette.faint, fontsize=10, va="center")
     axes.add_collection(PatchCollection(bars, facecolors=colours, linewidths=0))
 
 
@@ -143,11 +143,6 @@ def _bar(span: Span, y: int, frame: float, second: float, row_height: float) -> 
         boxstyle=f"round,pad=0,rounding_size={min(0.04 / second, length / 2):.4f}",
         mutation_aspect=second / row_height,
     )
-
-
-def _beside(axes: Axes, x: float, y: float, points: tuple[float, float], text: str, **style: Any) -> None:
-    """Text at a distance in points from a place in the axes."""
-    axes.annotate(text, (x, y), xytext=points, textcoords="offset points", va="center", annotation_clip=False, **style)
 
 
 def _draw_words(sound: Axes, groups: Axes, picture: Picture, palette: Palette) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..runs.results import ConditionsSummary, Estimate, Facts, MetricResult, Summary
+from .charts import Series
+from .drawing import known_ends
 from .page import Cell, Section, Table
 
 BINARY = ("B", "KiB", "MiB", "GiB")
@@ -50,9 +52,9 @@ def value(metric: MetricResult, score: Estimate | None) -> str:
 
 def with_interval(metric: MetricResult, score: Estimate) -> str:
     """A value with its 95 % interval."""
-    low, high = score["interval_95"]
-    if low is None or high is None:
+    if not (ends := known_ends(score["interval_95"])):
         return value(metric, score)
+    low, high = ends
     return f"{value(metric, score)} [{low:{form(metric)}}, {high:{form(metric)}}]"
 
 
@@ -61,12 +63,12 @@ def change(metric: MetricResult, score: Estimate | None) -> Cell | str:
     if score is None:
         return ""
     scale = 100 if metric["percent"] else 1
-    low, high = score["interval_95"]
     text = f"{score['value'] * scale:+.1f}"
-    if low is None or high is None:
+    if not (ends := known_ends(score["interval_95"])):
         return text
+    low, high = ends
     text += f" [{low * scale:+.1f}, {high * scale:+.1f}]"
-    if low <= 0 <= high:
+    if holds_zero(score):
         return text
     return Cell(text, "bad" if (low > 0) == (metric["better"] == "lower") else "good")
 
@@ -78,8 +80,15 @@ def plain(cell: Cell | str) -> str:
 
 def holds_zero(score: Estimate | None) -> bool:
     """Whether a difference is none that could be shown."""
-    low, high = (None, None) if score is None else score["interval_95"]
-    return low is None or high is None or low <= 0 <= high
+    if score is None or not (ends := known_ends(score["interval_95"])):
+        return True
+    return ends[0] <= 0 <= ends[1]
+
+
+def curve(name: str, xs: Sequence[float], found: Sequence[Estimate], colour: int, dash: int = 0) -> Series:
+    """Values with the band of their intervals."""
+    low, high = ([estimate["interval_95"][side] for estimate in found] for side in (0, 1))
+    return Series(name, xs, [estimate["value"] for estimate in found], low, high, colour, dash)
 
 
 def left_out(summary: Summary) -> list[str]:

@@ -314,10 +314,10 @@ def test_a_large_file_counts_by_size_time_and_a_sample(tmp_path: Path) -> None:
 def test_word_times_changed_in_their_folder_are_another_run(folder: Path, small: Path, tmp_path: Path) -> None:
     grids = tmp_path / "grids"
     grids.mkdir()
-    before = digests.word_times(str(grids))
+    before = digests.of_word_times(str(grids))
     (grids / "0.TextGrid").write_text("x")
-    assert digests.word_times(str(grids)) != before
-    assert digests.word_times("manifest") == digests.word_times(None) == {}
+    assert digests.of_word_times(str(grids)) != before
+    assert digests.of_word_times("manifest") == digests.of_word_times(None) == {}
 
 
 def test_positions_changed_in_a_sites_file_are_another_run(folder: Path, small: Path, tmp_path: Path) -> None:
@@ -338,6 +338,6 @@ def test_a_changed_judge_is_another_run(folder: Path, small: Path, tmp_path: Pat
     judge = tmp_path / "strict_judge.py"
     judge.write_text("def grade(question, reference, answer):\n    return 1\n")
     __import__("strict_judge")
-    before = digests.judge_source("strict_judge:grade")
+    before = digests.of_judge("strict_judge:grade")
     judge.write_text("def grade(question, reference, answer):\n    return 0\n")
-    assert digests.judge_source("strict_judge:grade") != before
+    assert digests.of_judge("strict_judge:grade") != before

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from ....benchmarks.timing import FEWEST
 from ....models import PrefillStats, patch
 from ...efficiency.flops import decoder_config, knows_encoder, prefill_flops, tokens_per_layer
-from ...efficiency.ttft import FEWEST, Ttft, rounds, timed, wait
+from ...efficiency.ttft import Ttft, rounds, timed, wait
 from ...runs.results import CostResult, FlopsResult, Percentiles, Ratio
 from ...subject.subject import Subject
 from .memory import peak_bytes

@@ -27,7 +27,7 @@ def dynamics(
     """
     with errors_in_words():
         from ...data.alignment import check_source
-        from ...data.digests import word_times
+        from ...data.digests import of_word_times
         from ..session import RunOptions, open_session
         from . import run as dynamics
         from .page import page
@@ -42,7 +42,7 @@ def dynamics(
             options,
             dynamics.Measuring(lslm),
             dynamics.word_spans(alignments, lslm),
-            files=word_times(alignments),
+            files=of_word_times(alignments),
         )
         if session.leads:
             summary = dynamics.summarise(lslm, done)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ...report.charts import Series, lines
+from ...report.charts import lines
 from ...report.page import Card, Page, Section, Table
-from ...report.phrases import Claim, claims, left_out, model_name, ran_on
+from ...report.phrases import Claim, claims, curve, left_out, model_name, ran_on
 from ...runs.results import DynamicsSummary, SimilarityFigure
 
 FIGURE: dict[SimilarityFigure, str] = {
@@ -25,17 +25,7 @@ def page(summary: DynamicsSummary) -> Page:
     places = [layer["layer"] for layer in layers]
     chart = lines(
         "similarity",
-        [
-            Series(
-                FIGURE[name],
-                places,
-                curves[name],
-                [found["interval_95"][0] for found in estimates[name]],
-                [found["interval_95"][1] for found in estimates[name]],
-                colour=list(FIGURE).index(name),
-            )
-            for name in known
-        ],
+        [curve(FIGURE[name], places, estimates[name], list(FIGURE).index(name)) for name in known],
         x=f"layer that the hidden states enter; {places[-1]}: what leaves the last",
         y="cosine similarity",
         form=".2f",

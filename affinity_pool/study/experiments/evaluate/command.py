@@ -47,7 +47,7 @@ def evaluate(
     WER and cWER, accuracy, BLEU, each with intervals of the paired difference; tokens left; prefill FLOPs.
     """
     with errors_in_words():
-        from ...data.digests import judge_source
+        from ...data.digests import of_judge
         from ...metrics import judged, load_judge
         from ...runs.conditions import Answering, scorable
         from ...sites import parse_sites
@@ -75,7 +75,7 @@ def evaluate(
             "task": task,
         }
         work = Answering(lslm, conditions, longest, referee)
-        files = {} if judge is None else {"judge": judge_source(judge)}
+        files = {} if judge is None else {"judge": of_judge(judge)}
         done = session.run("eval", options, work, scorable(lslm), files=files)
         if session.leads:
             summary = evaluate.summarise(lslm, done, referee)

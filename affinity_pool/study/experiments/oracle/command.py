@@ -55,7 +55,7 @@ def oracle(
     Drop and Uniform Merge at each budget.
     """
     with errors_in_words():
-        from ...data.digests import word_times
+        from ...data.digests import of_word_times
         from ...runs.conditions import Answering, Condition, scorable
         from ...runs.scores import summarise
         from ..session import RunOptions, open_session
@@ -84,7 +84,7 @@ def oracle(
             {**options, "alignments": alignments, "longest": longest, "task": task},
             Answering(lslm, conditions(lslm.depth), longest),
             scorable(lslm, oracle.unit_spans(units, alignments, lslm)),
-            files=word_times(alignments),
+            files=of_word_times(alignments),
         )
         if session.leads:
             summary = summarise(lslm, done)

@@ -13,6 +13,7 @@ from ...report.phrases import (
     Claim,
     change,
     claims,
+    curve,
     form,
     holds_zero,
     left_out,
@@ -78,17 +79,10 @@ def _best(grid: Grid, budget: str) -> tuple[int, ScoreResult]:
 
 
 def _chart(grid: Grid, metric: MetricResult, budget: str) -> Chart:
-    def curve(operator: str) -> Series:
-        scores = [grid.score(budget, operator, layer, metric=metric) for layer in grid.axis("layer")]
-        return Series(
-            OPERATOR[operator],
-            grid.axis("layer"),
-            [score["value"] for score in scores],
-            [score["interval_95"][0] for score in scores],
-            [score["interval_95"][1] for score in scores],
-            colour=list(OPERATOR).index(operator),
-            dash=list(OPERATOR).index(operator),
-        )
+    def of(operator: str) -> Series:
+        layers, place = grid.axis("layer"), list(OPERATOR).index(operator)
+        scores = [grid.score(budget, operator, layer, metric=metric) for layer in layers]
+        return curve(OPERATOR[operator], layers, scores, place, place)
 
     worst = max(
         grid.score(of, operator, layer, metric=metric)["value"]
@@ -98,7 +92,7 @@ def _chart(grid: Grid, metric: MetricResult, budget: str) -> Chart:
     )
     return lines(
         f"{metric['name']}-{_retention(grid, budget) * 100:.0f}",
-        [curve(operator) for operator in grid.axis("operator")],
+        [of(operator) for operator in grid.axis("operator")],
         x="layer",
         y=metric["title"],
         title=f"{_retention(grid, budget):.0%} of the tokens left",
@@ -124,7 +118,7 @@ def _findings(grid: Grid) -> list[str]:
     said = []
     for budget in grid.axis("budget"):
         operator = grid.axis("operator")[-1]
-        same = [layer for layer in grid.axis("layer") if holds_zero(grid.score(budget, operator, layer)["difference"])]
+        same = [layer for layer in layers if holds_zero(grid.score(budget, operator, layer)["difference"])]
         where = ", ".join(map(str, same)) or "none"
         said.append(
             f"{OPERATOR[operator]} to **{_retention(grid, budget):.0%}** of the tokens: no difference of "

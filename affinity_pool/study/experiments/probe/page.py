@@ -16,6 +16,7 @@ from ...report.phrases import (
     Claim,
     change,
     claims,
+    curve,
     form,
     holds_zero,
     left_out,
@@ -91,27 +92,15 @@ def _bearable(grid: Grid, least: dict[int, Fewest | None]) -> Chart:
 
 
 def _curves(grid: Grid) -> list[Chart]:
-    head, window = grid.headline, grid.axis("window")[-1]
-
-    def of(threshold: float, left: bool) -> Series:
-        scores = [grid.score(layer, threshold, window) for layer in grid.axis("layer")]
-        at = grid.axis("threshold").index(threshold)
-        name = f"threshold {threshold:g}"
-        if left:
-            return Series(
-                name,
-                grid.axis("layer"),
-                [grid.retention(layer, threshold, window) for layer in grid.axis("layer")],
-                colour=at,
-            )
-        bounds = [score["interval_95"] for score in scores]
-        values = [score["value"] for score in scores]
-        low, high = ([bound[side] for bound in bounds] for side in (0, 1))
-        return Series(name, grid.axis("layer"), values, low, high, colour=at)
-
+    head, layers, window = grid.headline, grid.axis("layer"), grid.axis("window")[-1]
+    shares, errors = [], []
+    for at, threshold in enumerate(grid.axis("threshold")):
+        name, cells = f"threshold {threshold:g}", [(layer, threshold, window) for layer in layers]
+        shares.append(Series(name, layers, [grid.retention(*cell) for cell in cells], colour=at))
+        errors.append(curve(name, layers, [grid.score(*cell) for cell in cells], at))
     kept = lines(
         "retention",
-        [of(threshold, True) for threshold in grid.axis("threshold")],
+        shares,
         x="layer",
         y="audio tokens left",
         title=f"Tokens left, window {window}",
@@ -120,7 +109,7 @@ def _curves(grid: Grid) -> list[Chart]:
     )
     error = lines(
         head["name"],
-        [of(threshold, False) for threshold in grid.axis("threshold")],
+        errors,
         x="layer",
         y=head["title"],
         title=f"{head['title']}, window {window}",
