@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import reference
 from .backends import Backend, backends, use
-from .pooling import pool, pool_padded
+from .pooling import pool, pool_padded, pool_padded_to, pool_to
+from .reference import rows_left
 from .results import Closed, Pooled, PooledPadded
 from .streaming import AffinityPooler
 
@@ -30,7 +31,10 @@ __all__ = [
     "patch",
     "pool",
     "pool_padded",
+    "pool_padded_to",
+    "pool_to",
     "reference",
+    "rows_left",
     "unpatch",
     "use",
 ]

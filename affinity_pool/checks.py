@@ -13,6 +13,9 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_WINDOW = 32
 MAX_ENTRIES = 2**31 - 1
 
+Keep = float | int | Sequence[int] | Tensor
+"""How many rows are left: a share of each run, or a number of each sequence; see :func:`affinity_pool.pool_to`."""
+
 
 def check_pool(x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int) -> None:
     """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool` takes."""
@@ -33,6 +36,71 @@ def check_pool_padded(
     check_index("lengths", lengths, x, size=x.shape[0])
     check_mergeable(mergeable, x)
     check_rule(threshold, window)
+
+
+def check_pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None, mergeable: Tensor | None) -> None:
+    """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool_to` takes."""
+    check_rows(x, "[N, D]")
+    if isinstance(keep, (float, Tensor)):  # ints tell the number of groups without data
+        check_data(x)
+    check_index("cu_seqlens", cu_seqlens, x)
+    if cu_seqlens is not None:
+        check_sequences(cu_seqlens.shape[0], x.shape[0])
+    check_mergeable(mergeable, x)
+    batch = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    check_keep(keep, x, batch, x.shape[0], mergeable, lengths_known=cu_seqlens is None)
+
+
+def check_pool_padded_to(x: Tensor, keep: Keep, lengths: Tensor | None, mergeable: Tensor | None) -> None:
+    """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool_padded_to` takes."""
+    check_rows(x, "[B, T, D]")
+    check_index("lengths", lengths, x, size=x.shape[0])
+    check_mergeable(mergeable, x)
+    check_keep(keep, x, x.shape[0], x.shape[1], mergeable, lengths_known=lengths is None)
+
+
+def check_keep(
+    keep: Keep, x: Tensor, batch: int, rows: int, mergeable: Tensor | None, *, lengths_known: bool
+) -> None:
+    """Raise unless ``keep`` is a share, or counts for ``batch`` sequences of at most (or exactly) ``rows`` rows."""
+    if isinstance(keep, float):
+        check_share(keep)
+        return
+    if isinstance(keep, Tensor):
+        check_index("keep", keep, x, size=batch)
+    else:
+        if isinstance(keep, bool) or not isinstance(keep, (int, list, tuple)):
+            raise TypeError(
+                "keep must be a float (a share), an int or ints (rows of each sequence), or an int32 tensor, "
+                f"got {_kind(keep)}"
+            )
+        counts = [keep] if isinstance(keep, int) else list(keep)
+        if not isinstance(keep, int) and len(counts) != batch:
+            raise ValueError(f"keep must have one int for each of the {batch} sequences of x, got {len(counts)}")
+        for b, count in enumerate(counts):
+            if isinstance(count, bool) or not isinstance(count, int):
+                raise TypeError(f"keep must hold ints (rows of each sequence), got {_kind(count)} at sequence {b}")
+            if lengths_known and batch > 0:
+                check_promise(count, rows, b)
+            elif not 0 <= count <= rows:
+                raise ValueError(f"keep must be in 0..{rows} (rows), got {count} at sequence {b}")
+    if mergeable is not None:
+        raise ValueError("keep must be a float (a share of each run) if mergeable is given, got counts")
+
+
+def check_share(keep: float) -> None:
+    """Raise unless ``keep`` is a share of rows, a float in (0, 1]."""
+    if isinstance(keep, bool) or not isinstance(keep, float):
+        raise TypeError(f"keep must be a float, a share of rows in (0, 1], got {_kind(keep)}")
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must be a share of rows in (0, 1], got {keep}")
+
+
+def check_promise(count: int, length: int, sequence: int) -> None:
+    """Raise unless a sequence of ``length`` rows can be reduced to ``count``."""
+    if not min(1, length) <= count <= length:
+        allowed = f"in 1..{length}" if length > 0 else "0"
+        raise ValueError(f"keep must be {allowed} for the {length} rows of sequence {sequence}, got {count}")
 
 
 def check_rule(threshold: float, window: int) -> None:
@@ -65,7 +133,7 @@ def check_rows(x: Tensor, shape: str, name: str = "x") -> None:
 def check_data(x: Tensor, name: str = "x") -> None:
     """Raise if ``x`` is on the meta device: how many groups there are shows in data."""
     if x.is_meta and not torch.compiler.is_compiling():
-        raise ValueError(f"{name} must hold data, got a meta tensor; only pool_padded can tell shapes without it")
+        raise ValueError(f"{name} must hold data, got a meta tensor; only pool_padded and counts can tell shapes without it")
 
 
 def check_plain(x: Tensor, name: str, instead: str) -> None:

@@ -7,6 +7,7 @@ work in float32: 16-bit formats hold no count of 257, or of 65536.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,18 +43,26 @@ class Differentiable(torch.autograd.Function):
         )
 
 
+def below_autograd(name: str) -> Callable[..., Outputs]:
+    """The op of that name as its kernels have it."""
+
+    def forward(*arguments: Any) -> Outputs:
+        with torch._C._AutoDispatchBelowAutograd():
+            outputs: Outputs = getattr(torch.ops.affinity_pool, name).default(*arguments)
+            return outputs
+
+    return forward
+
+
 class Pool(Differentiable):
     """``torch.ops.affinity_pool.pool``."""
 
-    @staticmethod
-    def forward(*arguments: Any) -> Outputs:
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.affinity_pool.pool.default(*arguments)
+    forward = staticmethod(below_autograd("pool"))
 
     @staticmethod
     def backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         segment_ids, counts = ctx.saved_tensors
-        return share(grad_values, counts).index_select(0, segment_ids), None, None, None, None
+        return share(grad_values, counts).index_select(0, segment_ids), *no_gradients(ctx)
 
     @staticmethod
     def means(rows: Tensor, segment_ids: Tensor, counts: Tensor) -> Tensor:
@@ -65,17 +74,14 @@ class Pool(Differentiable):
 class PoolPadded(Differentiable):
     """``torch.ops.affinity_pool.pool_padded``."""
 
-    @staticmethod
-    def forward(*arguments: Any) -> Outputs:
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.affinity_pool.pool_padded.default(*arguments)
+    forward = staticmethod(below_autograd("pool_padded"))
 
     @staticmethod
     def backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         segment_ids, counts = ctx.saved_tensors
         padding, column = columns(segment_ids, grad_values)
         shares = share(grad_values, counts.clamp(min=1)).gather(1, column)
-        return shares.masked_fill(padding, 0), None, None, None, None, None
+        return shares.masked_fill(padding, 0), *no_gradients(ctx)
 
     @staticmethod
     def means(rows: Tensor, segment_ids: Tensor, counts: Tensor) -> Tensor:
@@ -83,6 +89,23 @@ class PoolPadded(Differentiable):
         valid = rows.float().masked_fill(padding, 0)
         sums = torch.zeros_like(valid).scatter_add(1, column, valid)
         return share(sums, counts.clamp(min=1)).to(rows.dtype)
+
+
+class PoolTo(Pool):
+    """``torch.ops.affinity_pool.pool_to``."""
+
+    forward = staticmethod(below_autograd("pool_to"))
+
+
+class PoolPaddedTo(PoolPadded):
+    """``torch.ops.affinity_pool.pool_padded_to``."""
+
+    forward = staticmethod(below_autograd("pool_padded_to"))
+
+
+def no_gradients(ctx: Any) -> list[None]:
+    """Of every argument but x."""
+    return [None] * (len(ctx.needs_input_grad) - 1)
 
 
 def share(total: Tensor, counts: Tensor) -> Tensor:

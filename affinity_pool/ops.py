@@ -1,4 +1,4 @@
-"""The torch custom ops ``torch.ops.affinity_pool.pool`` and ``pool_padded``.
+"""The torch custom ops ``torch.ops.affinity_pool``: ``pool`` and ``pool_padded``, ``pool_to`` and ``pool_padded_to``.
 
 The schema is written once, here. The kernels in ``csrc`` add implementations for their dispatch keys; on a device with
 no kernel the ops run the reference. Fake kernels make the ops opaque to torch.compile and torch.export, derivatives.py
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import derivatives, reference
+from .checks import Keep
 from .results import Closed, Pooled, PooledPadded
 
 _here = str(Path(__file__).parent)
@@ -33,6 +34,13 @@ for _schema in (
     "pool(Tensor x, Tensor? cu_seqlens, Tensor? mergeable, float threshold, int window)"
     " -> (Tensor values, Tensor cu_seqlens_out, Tensor segment_ids, Tensor counts)",
     "pool_padded(Tensor x, Tensor? lengths, Tensor? mergeable, float threshold, int window, bool left_padded=False)"
+    " -> (Tensor values, Tensor lengths_out, Tensor segment_ids, Tensor counts)",
+    # Rows of each sequence, or one number for all, as ints or as a tensor; without them, a share of each run.
+    "pool_to(Tensor x, Tensor? cu_seqlens, Tensor? mergeable, float share, SymInt[]? rows=None,"
+    " Tensor? rows_tensor=None)"
+    " -> (Tensor values, Tensor cu_seqlens_out, Tensor segment_ids, Tensor counts)",
+    "pool_padded_to(Tensor x, Tensor? lengths, Tensor? mergeable, float share, SymInt[]? rows=None,"
+    " Tensor? rows_tensor=None, bool left_padded=False)"
     " -> (Tensor values, Tensor lengths_out, Tensor segment_ids, Tensor counts)",
 ):
     library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
@@ -65,7 +73,44 @@ def _pool_padded_reference(
     )
 
 
-REFERENCE: dict[str, Callable[..., Outputs]] = {"pool": _pool_reference, "pool_padded": _pool_padded_reference}
+def _keep(share: float, rows: list[int] | None, rows_tensor: Tensor | None) -> Keep:
+    if rows_tensor is not None:
+        return rows_tensor
+    if rows is None:
+        return share
+    return rows[0] if len(rows) == 1 else rows
+
+
+def _pool_to_reference(
+    x: Tensor,
+    cu_seqlens: Tensor | None,
+    mergeable: Tensor | None,
+    share: float,
+    rows: list[int] | None = None,
+    rows_tensor: Tensor | None = None,
+) -> Outputs:
+    return _outputs(reference.pool_to(x, _keep(share, rows, rows_tensor), cu_seqlens, mergeable=mergeable))
+
+
+def _pool_padded_to_reference(
+    x: Tensor,
+    lengths: Tensor | None,
+    mergeable: Tensor | None,
+    share: float,
+    rows: list[int] | None = None,
+    rows_tensor: Tensor | None = None,
+    left_padded: bool = False,
+) -> Outputs:
+    keep = _keep(share, rows, rows_tensor)
+    return _outputs(reference.pool_padded_to(x, keep, lengths, mergeable=mergeable, left_padded=left_padded))
+
+
+REFERENCE: dict[str, Callable[..., Outputs]] = {
+    "pool": _pool_reference,
+    "pool_padded": _pool_padded_reference,
+    "pool_to": _pool_to_reference,
+    "pool_padded_to": _pool_padded_to_reference,
+}
 
 # CompositeExplicitAutograd is what the dispatcher falls back to on a device whose own key has no kernel.
 for _name, _implementation in REFERENCE.items():
@@ -76,7 +121,25 @@ for _name, _implementation in REFERENCE.items():
 def _pool_fake(
     x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int
 ) -> Outputs:
-    groups = torch.library.get_ctx().new_dynamic_size()
+    return _packed_fake(x, cu_seqlens, torch.library.get_ctx().new_dynamic_size())
+
+
+@torch.library.register_fake("affinity_pool::pool_to", lib=library)
+def _pool_to_fake(
+    x: Tensor,
+    cu_seqlens: Tensor | None,
+    mergeable: Tensor | None,
+    share: float,
+    rows: list[int] | None = None,
+    rows_tensor: Tensor | None = None,
+) -> Outputs:
+    if rows is None:
+        return _packed_fake(x, cu_seqlens, torch.library.get_ctx().new_dynamic_size())
+    batch = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return _packed_fake(x, cu_seqlens, rows[0] * batch if len(rows) == 1 else sum(rows))
+
+
+def _packed_fake(x: Tensor, cu_seqlens: Tensor | None, groups: int) -> Outputs:
     return (
         x.new_empty(groups, x.shape[1]),
         x.new_empty(2 if cu_seqlens is None else cu_seqlens.shape[0], dtype=torch.int32),
@@ -94,6 +157,23 @@ def _pool_padded_fake(
     window: int,
     left_padded: bool = False,
 ) -> Outputs:
+    return _padded_fake(x)
+
+
+@torch.library.register_fake("affinity_pool::pool_padded_to", lib=library)
+def _pool_padded_to_fake(
+    x: Tensor,
+    lengths: Tensor | None,
+    mergeable: Tensor | None,
+    share: float,
+    rows: list[int] | None = None,
+    rows_tensor: Tensor | None = None,
+    left_padded: bool = False,
+) -> Outputs:
+    return _padded_fake(x)
+
+
+def _padded_fake(x: Tensor) -> Outputs:
     batch, width, _ = x.shape
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format),
@@ -105,6 +185,8 @@ def _pool_padded_fake(
 
 derivatives.register(library, "pool", derivatives.Pool)
 derivatives.register(library, "pool_padded", derivatives.PoolPadded)
+derivatives.register(library, "pool_to", derivatives.PoolTo)
+derivatives.register(library, "pool_padded_to", derivatives.PoolPaddedTo)
 
 for _result in (Closed, Pooled, PooledPadded):  # so that torch.export.save and torch.load know them
     torch.utils._pytree._register_namedtuple(_result, serialized_type_name=f"affinity_pool.{_result.__name__}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .checks import Keep
 from .results import Pooled, PooledPadded
 
 
@@ -83,3 +84,81 @@ def pool_padded(
     return PooledPadded(
         *torch.ops.affinity_pool.pool_padded.default(x, lengths, mergeable, threshold, window, left_padded)
     )
+
+
+def pool_to(
+    x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeable: Tensor | None = None
+) -> Pooled:
+    """Affinity Pooling of packed sequences to a number of rows that is known beforehand.
+
+    For whoever must say how many rows there will be before the data exist: serving engines, static shapes, fixed
+    budgets. It is :func:`pool` at window 1 and the threshold that leaves as many. Of a run's rows but the first, those
+    with the weakest links begin groups, a link being the cosine to the row before; of equal links the earliest. A
+    run is a stretch of mergeable rows of one sequence. Larger windows do not apply, nor does streaming: which links are
+    the weakest shows when the last row is there.
+
+    Args:
+        x: ``[N, D]`` float32, float16 or bfloat16: the rows of all sequences side by side.
+        keep: a float is a share in (0, 1]: each run of ``n`` rows becomes :func:`rows_left` ``(n, keep)``. An int,
+            ints (a list, one for each sequence) or an int32 tensor ``[B]`` on the device of ``x`` are numbers of rows,
+            1 to the length of the sequence and 0 of an empty one. So ``1.0`` keeps every row and ``1`` one.
+        cu_seqlens: ``[B + 1]`` int32, as in :func:`pool`. None means one sequence.
+        mergeable: ``[N]`` bool: rows marked False pass through bit for bit and end a run; for shares only.
+
+    Returns:
+        :class:`Pooled` ``(values [M, D], cu_seqlens [B + 1], segment_ids [N], counts [M])``, with derivatives as in
+        :func:`pool`. With counts as ints ``M`` is their sum and nothing waits for a device: the call can be captured in
+        a CUDA graph (an int or, for counts that differ, a tensor and :func:`pool_padded_to`).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
+        RuntimeError: on CPU, the entries of ``cu_seqlens`` or ``keep`` make no sense (on CUDA they are clamped).
+        NotImplementedError: ``vmap`` over the arguments, or ``torch.func.functionalize``.
+
+    A row with a NaN, an Inf or a squared norm beyond float32 has the weakest links there are: it stays alone as long as
+    the count allows. Groups for a smaller count only ever join groups for a larger one.
+    """
+    checks.check_pool_to(x, keep, cu_seqlens, mergeable)
+    return Pooled(*torch.ops.affinity_pool.pool_to.default(x, cu_seqlens, mergeable, *_promise(keep)))
+
+
+def pool_padded_to(
+    x: Tensor,
+    keep: Keep,
+    lengths: Tensor | None = None,
+    *,
+    mergeable: Tensor | None = None,
+    left_padded: bool = False,
+) -> PooledPadded:
+    """Affinity Pooling of a padded batch to a number of rows that is known beforehand; nothing waits for a device.
+
+    It can be captured in a CUDA graph, ``keep`` a tensor whose contents change between replays, if you like.
+
+    Args:
+        x: ``[B, T, D]`` float32, float16 or bfloat16.
+        keep: a share of each run, or rows of each sequence; see :func:`pool_to`.
+        lengths: ``[B]`` int32, rows of each sequence that are not padding, in 0..T. None means all ``T``.
+        mergeable: ``[B, T]`` bool, for shares only; see :func:`pool_to`.
+        left_padded: see :func:`pool_padded`.
+
+    Returns:
+        :class:`PooledPadded` ``(values [B, T, D], lengths [B], segment_ids [B, T], counts [B, T])``, as
+        :func:`pool_padded` has it.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
+        RuntimeError: on CPU, an entry of ``lengths`` or ``keep`` makes no sense (on CUDA it is clamped).
+    """
+    checks.check_pool_padded_to(x, keep, lengths, mergeable)
+    return PooledPadded(
+        *torch.ops.affinity_pool.pool_padded_to.default(x, lengths, mergeable, *_promise(keep), left_padded)
+    )
+
+
+def _promise(keep: Keep) -> tuple[float, list[int] | None, Tensor | None]:
+    """What the ops take for ``keep``: share, rows, rows_tensor."""
+    if isinstance(keep, Tensor):
+        return 1.0, None, keep
+    if isinstance(keep, float):
+        return keep, None, None
+    return 1.0, [keep] if isinstance(keep, int) else list(keep), None

@@ -1,4 +1,4 @@
-// The rule and the scan of Affinity Pooling, shared by every backend: no torch, host and device.
+// The rules and the scan of Affinity Pooling, shared by every backend: no torch, host and device.
 //
 // For token t let k(t) be the distance, 1..window, to its nearest matching predecessor, or kNoMatch. With s the start
 // of the open group, t joins iff t - k(t) >= s: if any match lies inside the group, the nearest one does. All work in
@@ -35,6 +35,40 @@ struct MatchRule {
     const double na = squared_norm_a > kEps2 ? squared_norm_a : kEps2;
     const double nb = squared_norm_b > kEps2 ? squared_norm_b : kEps2;
     return dot >= threshold * sqrt(na * nb);
+  }
+};
+
+// What holds a row to the one before it, if a number of rows is promised: their cosine, from the same sums and in
+// float64 as well, so equal rows have equal links in every backend. A row that matches nothing has the weakest.
+AP_HOST_DEVICE double link_of(float dot, float squared_norm_a, float squared_norm_b) {
+  constexpr double kEps2 = 1e-16;
+  if (!(squared_norm_a < HUGE_VALF && squared_norm_b < HUGE_VALF)) return -HUGE_VAL;
+  const double na = squared_norm_a > kEps2 ? squared_norm_a : kEps2;
+  const double nb = squared_norm_b > kEps2 ? squared_norm_b : kEps2;
+  const double link = dot / sqrt(na * nb) + 0.0;  // there is one zero
+  return link == link ? link : -HUGE_VAL;
+}
+
+// Rows that a share leaves of a run. The product is rounded before the subtraction, as it is in Python.
+AP_HOST_DEVICE int64_t rows_left(int64_t rows, double share) {
+#ifdef __CUDA_ARCH__
+  const double product = __dmul_rn(static_cast<double>(rows), share);
+#else
+  const volatile double product = static_cast<double>(rows) * share;
+#endif
+  const double left = ceil(product - 1e-9);
+  return left < 1 ? (rows < 1 ? rows : 1) : left > static_cast<double>(rows) ? rows : static_cast<int64_t>(left);
+}
+
+// How many rows are left: of each run a share, or of sequence b so many.
+struct Promise {
+  double share;
+  const int32_t* rows;  // one for each sequence, or null: a share
+
+  AP_HOST_DEVICE int64_t of(int64_t run, int64_t sequence) const {
+    if (rows == nullptr) return rows_left(run, share);
+    const int64_t wanted = rows[sequence];
+    return wanted < 1 ? (run < 1 ? run : 1) : wanted > run ? run : wanted;
   }
 };
 

@@ -3,6 +3,8 @@
 
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <vector>
+
 #include "algebra.h"
 #include "tensors.h"
 
@@ -49,12 +51,11 @@ inline void check_mergeable(const std::optional<Tensor>& mergeable, const Tensor
   STD_TORCH_CHECK(same, "mergeable must have the shape of x without its last dimension, one flag a row");
 }
 
-// Of `pool`: how many sequences there are.
-inline int64_t check_pool(const Tensor& x, const std::optional<Tensor>& cu_seqlens,
-                          const std::optional<Tensor>& mergeable, double threshold, int64_t window) {
+// Of a packed op: how many sequences there are.
+inline int64_t check_packed(const Tensor& x, const std::optional<Tensor>& cu_seqlens,
+                            const std::optional<Tensor>& mergeable) {
   check_rows(x, 2, "[N, D]");
   check_mergeable(mergeable, x);
-  check_rule(threshold, window);
   if (cu_seqlens) check_index("cu_seqlens", *cu_seqlens, x);
   const int64_t rows = x.size(0), entries = cu_seqlens ? cu_seqlens->size(0) : 2;
   check_sizes(rows, x.size(1));
@@ -62,15 +63,34 @@ inline int64_t check_pool(const Tensor& x, const std::optional<Tensor>& cu_seqle
   return entries - 1;
 }
 
-inline void check_pool_padded(const Tensor& x, const std::optional<Tensor>& lengths,
-                              const std::optional<Tensor>& mergeable, double threshold, int64_t window) {
+inline void check_padded(const Tensor& x, const std::optional<Tensor>& lengths,
+                         const std::optional<Tensor>& mergeable) {
   check_rows(x, 3, "[B, T, D]");
   check_mergeable(mergeable, x);
-  check_rule(threshold, window);
   if (!lengths) return;
   check_index("lengths", *lengths, x);
   STD_TORCH_CHECK(lengths->size(0) == x.size(0), "lengths must have one entry for each of the ", x.size(0),
                   " sequences of x, got ", lengths->size(0));
+}
+
+// How many rows are to be left: `rows`, one or one for each sequence, or `rows_tensor`, or a share of each run.
+inline void check_keep(const Tensor& x, int64_t batch, const std::optional<Tensor>& mergeable, double share,
+                       const std::optional<std::vector<int64_t>>& rows, const std::optional<Tensor>& rows_tensor) {
+  STD_TORCH_CHECK(share > 0 && share <= 1, "share must be in (0, 1], got ", share);
+  STD_TORCH_CHECK(!rows || !rows_tensor, "rows and rows_tensor must not both be given");
+  STD_TORCH_CHECK(!mergeable || !(rows || rows_tensor), "mergeable must be None if rows are given, not a share");
+  if (rows) {
+    const int64_t entries = static_cast<int64_t>(rows->size());
+    STD_TORCH_CHECK(entries == batch || entries == 1, "rows must be one int, or one for each of the ", batch,
+                    " sequences of x, got ", entries);
+    for (const int64_t left : *rows)
+      STD_TORCH_CHECK(left >= 0 && left <= x.size(x.dim() - 2), "rows must be in 0..", x.size(x.dim() - 2), ", got ",
+                      left);
+  }
+  if (!rows_tensor) return;
+  check_index("rows_tensor", *rows_tensor, x);
+  STD_TORCH_CHECK(rows_tensor->size(0) == batch, "rows_tensor must have one entry for each of the ", batch,
+                  " sequences of x, got ", rows_tensor->size(0));
 }
 
 }  // namespace affinity_pool

@@ -1,4 +1,4 @@
-// The two row kernels of the CPU backend, compiled once per instruction set and chosen at load time.
+// The row kernels of the CPU backend, compiled once per instruction set and chosen at load time.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,8 @@
 #include "../algebra.h"
 
 namespace affinity_pool::cpu {
+
+constexpr double kBegins = NAN;
 
 enum class Dtype { kFloat32, kFloat16, kBFloat16 };
 
@@ -20,8 +22,10 @@ struct Rows {
 struct Kernels {
   // k(t) of rows begin..end of the sequence; reads up to `window` rows before them.
   void (*nearest_match)(const Rows&, int64_t begin, int64_t end, MatchRule, int window, uint8_t* k);
-  // Mean of rows begin..end, or a copy if there is but one.
-  void (*mean)(const Rows&, int64_t begin, int64_t end, void* out);
+  // The link of rows begin..end to the row before each, or kBegins where a run begins.
+  void (*links)(const Rows&, int64_t begin, int64_t end, double* link);
+  // Mean of rows begin..end, or a copy if there is but one. Rows end..next_end are prefetched meanwhile.
+  void (*mean)(const Rows&, int64_t begin, int64_t end, int64_t next_end, void* out);
 };
 
 namespace portable {

@@ -7,13 +7,16 @@
 // own, and many go by in one wave.
 //
 // Groups are known before the number of groups is. Right-aligned results need that number first, so there the wave is
-// the whole call.
+// the whole call. So it is if a number of rows is promised, for the last link may be the weakest: the links of all
+// blocks, a selection over 8 bytes a row, then the means of the blocks, last block first, for what has been read last
+// is still in the caches.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "kernels.h"
+#include "selection.h"
 
 namespace affinity_pool::cpu {
 
@@ -36,8 +39,8 @@ struct Output {
 
 class Pooling {
  public:
-  Pooling(const Kernels& kernels, MatchRule match, int window, const std::vector<Sequence>& sequences, Output output)
-      : kernels_(kernels), match_(match), window_(window), sequences_(sequences), out_(output) {
+  Pooling(const Kernels& kernels, const std::vector<Sequence>& sequences, Output output)
+      : kernels_(kernels), sequences_(sequences), out_(output) {
     constexpr int64_t kBlockBytes = 512 << 10;
     block_rows_ = std::clamp<int64_t>(kBlockBytes / output.row_bytes, 32, 1024);
     for (size_t b = 0; b < sequences.size(); ++b) {
@@ -52,7 +55,7 @@ class Pooling {
 
   // parallel_for(n, f) calls f(begin, end) on ranges that cover 0..n.
   template <class ParallelFor>
-  void run(int64_t threads, ParallelFor parallel_for) {
+  void by_threshold(MatchRule match, int window, int64_t threads, ParallelFor parallel_for) {
     const int64_t blocks_per_wave = threads == 1 ? 1 : 2 * threads;
     const int64_t wave_rows = out_.right_aligned ? rows_ : blocks_per_wave * block_rows_;
     for (size_t first = 0, count = 0; first < blocks_.size(); first += count) {
@@ -61,15 +64,33 @@ class Pooling {
       first_match_ = blocks[0].match;
       matches_.resize((first + count < blocks_.size() ? blocks[count].match : rows_) - first_match_);
       parallel_for(count, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) find_matches(blocks[i]);
-      });
-      scan(blocks, count);
-      if (out_.right_aligned) align_right();
-      parallel_for(count, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
-          for (size_t g = i == 0 ? 0 : closed_[i - 1]; g < closed_[i]; ++g) write_mean(groups_[g]);
+          kernels_.nearest_match(sequences_[blocks[i].sequence].rows, blocks[i].begin, blocks[i].end, match, window,
+                                 &matches_[blocks[i].match - first_match_]);
+      });
+      scan(blocks, count, window);
+      parallel_for(count, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) write_means(i, false);
       });
     }
+  }
+
+  template <class ParallelFor>
+  void by_count(Promise promise, int64_t threads, ParallelFor parallel_for) {
+    std::vector<double> links(rows_);
+    parallel_for(blocks_.size(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        kernels_.links(sequences_[blocks_[i].sequence].rows, blocks_[i].begin, blocks_[i].end,
+                       &links[blocks_[i].match]);
+    });
+    matches_.resize(rows_);
+    Selection selection(promise);
+    for (size_t b = 0, row = 0; b < sequences_.size(); row += sequences_[b++].length)
+      selection.select(b, links.data() + row, sequences_[b].length, matches_.data() + row);
+    scan(blocks_.data(), blocks_.size(), 1);
+    parallel_for(blocks_.size(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = end; i-- > begin;) write_means(i, true);
+    });
   }
 
  private:
@@ -90,20 +111,15 @@ class Pooling {
     return end;
   }
 
-  void find_matches(const Block& block) {
-    kernels_.nearest_match(sequences_[block.sequence].rows, block.begin, block.end, match_, window_,
-                           &matches_[block.match - first_match_]);
-  }
-
   // Closes the groups that end in the blocks; groups of block i are groups_[closed_[i - 1]..closed_[i]].
-  void scan(const Block* blocks, size_t count) {
+  void scan(const Block* blocks, size_t count, int window) {
     groups_.clear();
     closed_.clear();
     for (size_t i = 0; i < count; ++i) {
       const auto [b, begin, end, match] = blocks[i];
       const Sequence& sequence = sequences_[b];
       if (begin == 0) {
-        open_ = OpenGroup{window_};
+        open_ = OpenGroup{window};
         opened_ = 0;
         if (out_.pitch > 0) row_ = b * out_.pitch;
       }
@@ -114,6 +130,7 @@ class Pooling {
       if (end == sequence.length) close(b, end);
       closed_.push_back(groups_.size());
     }
+    if (out_.right_aligned) align_right();
   }
 
   void close(size_t b, int64_t end) {
@@ -135,13 +152,19 @@ class Pooling {
     for (Group& group : groups_) group.row += out_.pitch - out_.lengths[group.sequence];
   }
 
-  void write_mean(const Group& group) {
-    kernels_.mean(sequences_[group.sequence].rows, group.begin, group.end, out_.values + group.row * out_.row_bytes);
+  // Of the groups that end in block i of the wave. `from_afar`: their rows are no longer in the core's own cache, so
+  // those of the next group are fetched while a mean is written, as many as there is time for.
+  void write_means(int64_t i, bool from_afar) {
+    for (size_t g = i == 0 ? 0 : closed_[i - 1]; g < closed_[i]; ++g) {
+      const auto [sequence, begin, end, row] = groups_[g];
+      int64_t next_end = end;
+      if (from_afar && g + 1 < closed_[i] && groups_[g + 1].sequence == sequence)
+        next_end = std::min(groups_[g + 1].end, end + 2 * (end - begin));
+      kernels_.mean(sequences_[sequence].rows, begin, end, next_end, out_.values + row * out_.row_bytes);
+    }
   }
 
   const Kernels& kernels_;
-  const MatchRule match_;
-  const int window_;
   const std::vector<Sequence>& sequences_;
   const Output out_;
   std::vector<Block> blocks_;

@@ -5,8 +5,8 @@
 // dot products that stay in registers: 7 loads for 16 products with AVX-512, 5 for 8 with AVX2. One row at a time is
 // bound by loads and twice as slow. A dot is one chain of fused multiply-adds over the row, whatever the row's place in
 // its step: results depend on the two rows alone. Windows over 3 go in passes of four lags and stop as soon as every
-// row of the step has found its nearest match. The rows of the next step are prefetched, for the hardware's streams end
-// at each page (750 float32 rows of 4096: 0.43 ms without, 0.28 with).
+// row of the step has found its nearest match. links is the same with window 1. The rows of the next step are
+// prefetched, for the hardware's streams end at each page (750 float32 rows of 4096: 0.43 ms without, 0.28 with).
 //
 // mean: a running float32 sum over the rows in order, times the float32 reciprocal of their number, rounded once: what
 // a stream computes. A vector division is as slow as ten additions and would take a third of the time. The lines to be
@@ -17,6 +17,7 @@
 //
 // All of this has internal linkage, for a template instantiated with AVX-512 must not serve another file's calls.
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -168,12 +169,11 @@ void dots(const Reads<F, R, L>& reads, int64_t dim, float (*sums)[L]) {
     for (int l = 0; l < L; ++l) sums[r][l] = horizontal_sum(acc[r][l]);
 }
 
-// Nearest matches of consecutive rows, R at a time in passes of L lags.
+// Similarities of consecutive rows, R at a time, with the `window` rows before each, in passes of L lags.
 template <class F, int R, int L>
-struct NearestMatch {
+struct Similarities {
   using Element = typename F::Element;
   const Rows& rows;
-  MatchRule match;
   int window;
   float norms[kMaxWindow + R];  // squared norms of the window before the step and of the step's rows
 
@@ -191,9 +191,9 @@ struct NearestMatch {
     }
   }
 
-  // One pass over lags lag0..lag0 + L; false once no row of the step needs another.
+  // Dot products over lags lag0..lag0 + L of the `count` rows from t on; those at lag 0 are the norms of the step.
   template <bool kFirst>
-  bool pass(int64_t t, int count, int lag0, bool prefetch, uint8_t* k) {
+  void pass(int64_t t, int count, int lag0, bool prefetch, float (*sums)[L]) {
     // Rows outside the sequence or past the end of the step are replaced by rows inside; their sums are not used.
     const auto inside = [&](int64_t i) { return row(i < 0 ? 0 : i < t + count ? i : t + count - 1); };
     Reads<F, R, L> reads;
@@ -201,54 +201,85 @@ struct NearestMatch {
     for (int i = 0; i < R + L - 1; ++i) reads.lagged[i] = inside(t - lag0 - (L - 1) + i);
     reads.next = kFirst && prefetch ? row(t + R) : nullptr;
     reads.stride = rows.stride;
-    float sums[R][L];
     dots<F, R, L, kFirst>(reads, rows.dim, sums);
-    float* norm = norm_of_step();
     if (kFirst)
-      for (int r = 0; r < count; ++r) norm[r] = sums[r][0];
-    bool more = false;
-    for (int r = 0; r < count; ++r) {
-      if (!mergeable(t + r)) continue;
-      for (int l = kFirst ? 1 : 0; l < L && k[r] == kNoMatch; ++l) {
-        const int lag = lag0 + l;
-        if (lag > window || lag > t + r || !mergeable(t + r - lag)) continue;
-        if (match(sums[r][l], norm[r], norm[r - lag])) k[r] = static_cast<uint8_t>(lag);
-      }
-      more |= k[r] == kNoMatch;
-    }
-    return more;
+      for (int r = 0; r < count; ++r) norm_of_step()[r] = sums[r][0];
   }
 
-  void run(int64_t begin, int64_t end, uint8_t* k) {
-    std::memset(k, kNoMatch, end - begin);
+  // Calls step(t, count, prefetch) for all rows begin..end, the norms of its rows and those before them at hand.
+  template <class Step>
+  void run(int64_t begin, int64_t end, Step step) {
     norms_before(begin);
-    for (int64_t t = begin; t < end; t += R, k += R) {
-      const int count = end - t < R ? static_cast<int>(end - t) : R;
-      bool more = pass<true>(t, count, 0, t + 2 * R <= end, k);
-      for (int lag = L; more && lag <= window; lag += L) more = pass<false>(t, count, lag, false, k);
+    for (int64_t t = begin; t < end; t += R) {
+      step(t, end - t < R ? static_cast<int>(end - t) : R, t + 2 * R <= end);
       std::memmove(norms, norms + R, sizeof norms - R * sizeof norms[0]);
     }
   }
 };
 
-template <class F>
-void nearest_match(const Rows& rows, int64_t begin, int64_t end, MatchRule match, int window, uint8_t* k) {
-  if (match.threshold > 1)
-    std::memset(k, kNoMatch, end - begin);
-  else if (window == 1)
-    NearestMatch<F, AP_STEP_ROWS, 2>{rows, match, window, {}}.run(begin, end, k);
-  else
-    NearestMatch<F, AP_STEP_ROWS, 4>{rows, match, window, {}}.run(begin, end, k);
+template <class F, int L>
+void nearest_match(const Rows& rows, int64_t begin, int64_t end, MatchRule match, int window, uint8_t* nearest) {
+  Similarities<F, AP_STEP_ROWS, L> similarities{rows, window, {}};
+  const float* norm = similarities.norm_of_step();
+  // One pass; false once no row of the step needs another.
+  const auto ask = [&](auto is_first, int64_t t, int count, int lag0, bool prefetch, uint8_t* k) {
+    constexpr bool kFirst = decltype(is_first)::value;
+    float sums[AP_STEP_ROWS][L];
+    similarities.template pass<kFirst>(t, count, lag0, prefetch, sums);
+    bool more = false;
+    for (int r = 0; r < count; ++r) {
+      if (!similarities.mergeable(t + r)) continue;
+      for (int l = kFirst ? 1 : 0; l < L && k[r] == kNoMatch; ++l) {
+        const int lag = lag0 + l;
+        if (lag > window || lag > t + r || !similarities.mergeable(t + r - lag)) continue;
+        if (match(sums[r][l], norm[r], norm[r - lag])) k[r] = static_cast<uint8_t>(lag);
+      }
+      more |= k[r] == kNoMatch;
+    }
+    return more;
+  };
+  similarities.run(begin, end, [&](int64_t t, int count, bool prefetch) {
+    uint8_t* k = nearest + (t - begin);
+    bool more = ask(std::true_type{}, t, count, 0, prefetch, k);
+    for (int lag = L; more && lag <= window; lag += L) more = ask(std::false_type{}, t, count, lag, false, k);
+  });
 }
 
 template <class F>
-void mean(const Rows& rows, int64_t begin, int64_t end, void* out) {
+void nearest_match(const Rows& rows, int64_t begin, int64_t end, MatchRule match, int window, uint8_t* k) {
+  std::memset(k, kNoMatch, end - begin);
+  if (match.threshold > 1) return;
+  if (window == 1)
+    nearest_match<F, 2>(rows, begin, end, match, window, k);
+  else
+    nearest_match<F, 4>(rows, begin, end, match, window, k);
+}
+
+template <class F>
+void links(const Rows& rows, int64_t begin, int64_t end, double* link) {
+  Similarities<F, AP_STEP_ROWS, 2> similarities{rows, 1, {}};
+  const float* norm = similarities.norm_of_step();
+  similarities.run(begin, end, [&](int64_t t, int count, bool prefetch) {
+    float sums[AP_STEP_ROWS][2];
+    similarities.template pass<true>(t, count, 0, prefetch, sums);
+    for (int r = 0; r < count; ++r) {
+      const bool in_run = t + r > 0 && similarities.mergeable(t + r) && similarities.mergeable(t + r - 1);
+      link[t + r - begin] = in_run ? link_of(sums[r][1], norm[r], norm[r - 1]) : kBegins;
+    }
+  });
+}
+
+template <class F>
+void mean(const Rows& rows, int64_t begin, int64_t end, int64_t next_end, void* out) {
   using Element = typename F::Element;
   constexpr int kWide = 4;    // chunks summed side by side, to hide the latency of an addition
   constexpr int kAhead = 16;  // turns of the loop between asking for a line and writing it: 8 % of a float32 call
   const Element* x = static_cast<const Element*>(rows.data);
   Element* o = static_cast<Element*>(out);
   if (end - begin == 1) {
+    constexpr int64_t kLine = 64 / sizeof(Element);
+    for (int64_t t = end; t < next_end; ++t)
+      for (int64_t d = 0; d < rows.dim; d += kLine) __builtin_prefetch(x + t * rows.stride + d, 0, 0);
     std::memcpy(o, x + begin * rows.stride, rows.dim * sizeof(Element));
     return;
   }
@@ -258,6 +289,9 @@ void mean(const Rows& rows, int64_t begin, int64_t end, void* out) {
     Vec sum[kWide][F::kParts] = {};
 #pragma GCC unroll 4
     for (int i = 0; i < kWide; ++i) __builtin_prefetch(o + d + (kAhead * kWide + i) * kChunk<F>, 1);
+    for (int64_t t = end; t < next_end; ++t)
+#pragma GCC unroll 4
+      for (int i = 0; i < kWide; ++i) __builtin_prefetch(x + t * rows.stride + d + i * kChunk<F>, 0, 0);
     for (int64_t t = begin; t < end; ++t)
 #pragma GCC unroll 4
       for (int i = 0; i < kWide; ++i)
@@ -289,9 +323,9 @@ void mean(const Rows& rows, int64_t begin, int64_t end, void* out) {
 
 const Kernels& kernels(Dtype dtype) {
   static constexpr Kernels kAll[] = {
-      {nearest_match<Float32>, mean<Float32>},
-      {nearest_match<Float16>, mean<Float16>},
-      {nearest_match<BFloat16>, mean<BFloat16>},
+      {nearest_match<Float32>, links<Float32>, mean<Float32>},
+      {nearest_match<Float16>, links<Float16>, mean<Float16>},
+      {nearest_match<BFloat16>, links<BFloat16>, mean<BFloat16>},
   };
   return kAll[static_cast<int>(dtype)];
 }

@@ -67,7 +67,8 @@ void launch(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds,
 
 Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, const std::optional<Tensor>& mergeable_in,
              double threshold, int64_t window) {
-  const int64_t batch = check_pool(x_in, cu_seqlens_in, mergeable_in, threshold, window);
+  const int64_t batch = check_packed(x_in, cu_seqlens_in, mergeable_in);
+  check_rule(threshold, window);
   const int64_t rows = x_in.size(0), dim = x_in.size(1);
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
   const Tensor x = dense_rows(x_in);
@@ -93,7 +94,8 @@ Outputs pool(const Tensor& x_in, const std::optional<Tensor>& cu_seqlens_in, con
 
 Outputs pool_padded(const Tensor& x_in, const std::optional<Tensor>& lengths_in,
                     const std::optional<Tensor>& mergeable_in, double threshold, int64_t window, bool left_padded) {
-  check_pool_padded(x_in, lengths_in, mergeable_in, threshold, window);
+  check_padded(x_in, lengths_in, mergeable_in);
+  check_rule(threshold, window);
   const int64_t batch = x_in.size(0), width = x_in.size(1), dim = x_in.size(2);
   check_sizes(batch * width, dim);
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device());
