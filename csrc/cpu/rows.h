@@ -10,8 +10,8 @@
 //
 // mean: a running float32 sum over the rows in order, times the float32 reciprocal of their number, rounded once: what
 // a stream computes. A vector division is as slow as ten additions and would take a third of the time. The lines to be
-// written are prefetched too, and if a number of rows is promised those to be read next, for they were read long ago, and
-// will be read no more (1500 bfloat16 rows of 4096: 1.15 times the time of pool at window 1 without, 1.0 with).
+// written are prefetched too. So are, if a number of rows is promised, those to be read next, which were read long ago
+// and will be read no more (1500 bfloat16 rows of 4096: 1.15 times the time of pool at window 1 without, 1.0 with).
 //
 // 16-bit formats are widened in registers. For bfloat16 a load becomes two vectors, of the even and of the odd elements
 // (a mask and a shift; a widening shuffle costs twice that): a dot and a mean do not mind.
