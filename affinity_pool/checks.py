@@ -42,7 +42,7 @@ def check_pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None, mergeable: T
     """Raise TypeError or ValueError unless these are arguments that :func:`affinity_pool.pool_to` takes."""
     check_rows(x, "[N, D]")
     if isinstance(keep, (float, Tensor)):  # ints tell the number of groups without data
-        check_data(x)
+        check_data(x, instead="pool_padded_to or counts as ints")
     check_index("cu_seqlens", cu_seqlens, x)
     if cu_seqlens is not None:
         check_sequences(cu_seqlens.shape[0], x.shape[0])
@@ -59,9 +59,7 @@ def check_pool_padded_to(x: Tensor, keep: Keep, lengths: Tensor | None, mergeabl
     check_keep(keep, x, x.shape[0], x.shape[1], mergeable, lengths_known=lengths is None)
 
 
-def check_keep(
-    keep: Keep, x: Tensor, batch: int, rows: int, mergeable: Tensor | None, *, lengths_known: bool
-) -> None:
+def check_keep(keep: Keep, x: Tensor, batch: int, rows: int, mergeable: Tensor | None, *, lengths_known: bool) -> None:
     """Raise unless ``keep`` is a share, or counts for ``batch`` sequences of at most (or exactly) ``rows`` rows."""
     if isinstance(keep, float):
         check_share(keep)
@@ -130,10 +128,10 @@ def check_rows(x: Tensor, shape: str, name: str = "x") -> None:
         raise ValueError(f"{name} must have at least one feature in its last dimension, got shape {list(x.shape)}")
 
 
-def check_data(x: Tensor, name: str = "x") -> None:
+def check_data(x: Tensor, name: str = "x", instead: str = "pool_padded") -> None:
     """Raise if ``x`` is on the meta device: how many groups there are shows in data."""
     if x.is_meta and not torch.compiler.is_compiling():
-        raise ValueError(f"{name} must hold data, got a meta tensor; only pool_padded and counts can tell shapes without it")
+        raise ValueError(f"{name} must hold data, got a meta tensor; only {instead} can tell shapes without it")
 
 
 def check_plain(x: Tensor, name: str, instead: str) -> None:

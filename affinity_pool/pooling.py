@@ -86,9 +86,7 @@ def pool_padded(
     )
 
 
-def pool_to(
-    x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeable: Tensor | None = None
-) -> Pooled:
+def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeable: Tensor | None = None) -> Pooled:
     """Affinity Pooling of packed sequences to a number of rows that is known beforehand.
 
     For whoever must say how many rows there will be before the data exist: serving engines, static shapes, fixed

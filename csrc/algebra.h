@@ -62,15 +62,22 @@ AP_HOST_DEVICE int64_t rows_left(int64_t rows, double share) {
 
 // How many rows are left: of each run a share, or of sequence b so many.
 struct Promise {
-  double share;
-  const int32_t* rows;  // one for each sequence, or null: a share
+  double share = 1;
+  const int32_t* rows = nullptr;  // of each sequence, or null:
+  int32_t each = 0;               // of every sequence, or 0: a share
 
-  AP_HOST_DEVICE int64_t of(int64_t run, int64_t sequence) const {
-    if (rows == nullptr) return rows_left(run, share);
-    const int64_t wanted = rows[sequence];
-    return wanted < 1 ? (run < 1 ? run : 1) : wanted > run ? run : wanted;
+  // Of a sequence, and at least one; 0: a share.
+  AP_HOST_DEVICE int32_t of(int64_t sequence) const {
+    if (rows == nullptr) return each;
+    return rows[sequence] < 1 ? 1 : rows[sequence];
   }
 };
+
+// Groups of a run, if `promised` rows are left of it, or 0: a share.
+AP_HOST_DEVICE int64_t groups_of_run(int64_t rows, int64_t promised, double share) {
+  if (promised == 0) return rows_left(rows, share);
+  return promised < rows ? promised : rows;
+}
 
 // The open group of one sequence: `length` is its row count capped at the window, 0 before the first token.
 struct OpenGroup {

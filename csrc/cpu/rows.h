@@ -56,10 +56,10 @@ struct BFloat16 {
   static Vec load(const Element* p, int part) {
     return (Vec)(part == 0 ? load_bits(p) << 16 : load_bits(p) & 0xffff0000u);
   }
-  // Round to nearest even. A mean is never NaN: only finite rows merge.
+  // Round to nearest even; a NaN, which a promised number can force into a group, stays one.
   static Bits rounded(Vec v) {
-    const Bits b = (Bits)v;
-    return b + 0x7fffu + ((b >> 16) & 1u);
+    const Bits b = (Bits)v, nan = (Bits)(v != v);
+    return (~nan & (b + 0x7fffu + ((b >> 16) & 1u))) | (nan & 0x7fc00000u);
   }
   static void store(Element* p, const Vec* v) { store_bits(p, (rounded(v[0]) >> 16) | (rounded(v[1]) & 0xffff0000u)); }
 #ifdef AP_BFLOAT16_DOT
@@ -95,13 +95,14 @@ struct Float16 {
     return (Vec)((Bits)((Vec)magnitude * 0x1p112f) | special | ((h & 0x8000u) << 16));
   }
   // Round to nearest even; subnormal halves by adding 0.5, whose last place is theirs. A mean of finite halves is
-  // finite.
+  // finite, and what is not stays what it is.
   static Bits narrow(Vec v) {
     const Bits b = (Bits)v, magnitude = b & 0x7fffffffu, sign = (b >> 16) & 0x8000u;
     const Bits subnormal = (Bits)((Vec)magnitude + 0.5f) - 0x3f000000u;
     const Bits normal = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-    const Bits small = (Bits)(magnitude < 0x38800000u);
-    return sign | (small & subnormal) | (~small & normal);
+    const Bits small = (Bits)(magnitude < 0x38800000u), special = (Bits)(magnitude >= 0x7f800000u);
+    const Bits kept = 0x7c00u | ((Bits)(magnitude > 0x7f800000u) & 0x200u);
+    return sign | (small & subnormal) | (special & kept) | (~small & ~special & normal);
   }
   static void store(Element* p, const Vec* v) { store_bits(p, narrow(v[0]) | (narrow(v[1]) << 16)); }
 #endif

@@ -20,7 +20,7 @@ class Selection {
       end = begin + 1;
       while (end < length && !std::isnan(links[end])) ++end;
       k[begin] = kNoMatch;
-      const int64_t groups = promise_.of(end - begin, sequence);
+      const int64_t groups = groups_of_run(end - begin, promise_.of(sequence), promise_.share);
       weakest_.clear();
       for (int64_t t = begin + 1; t < end; ++t) weakest_.push_back(t);
       const auto weaker = [links](int64_t a, int64_t b) {

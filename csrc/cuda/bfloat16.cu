@@ -2,6 +2,6 @@
 
 namespace affinity_pool::cuda {
 
-cudaError_t launch_bfloat16(Params p, cudaStream_t stream) { return launch<BFloat16>(p, stream); }
+cudaError_t launch_bfloat16(Step step, Params p, cudaStream_t stream) { return launch<BFloat16>(step, p, stream); }
 
 }  // namespace affinity_pool::cuda

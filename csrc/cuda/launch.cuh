@@ -1,10 +1,11 @@
-// The kernel's entry points for one format and how many rows a block keeps: included by one file a format.
+// The kernels' entry points for one format and how many rows a block keeps: included by one file a format.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 
 #include "launch.h"
+#include "links.cuh"
 #include "pooling.cuh"
 
 namespace affinity_pool::cuda {
@@ -16,6 +17,12 @@ template <class Dots>
 __global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerMultiprocessor)
     affinity_pool(const __grid_constant__ Params p) {
   pool_tile<Dots>(p);
+}
+
+template <class Dots>
+__global__ void __launch_bounds__(32 * kMaxWarps, kBlocksPerMultiprocessor)
+    affinity_pool_link(const __grid_constant__ Params p) {
+  link_tile<Dots>(p);
 }
 
 struct Device {
@@ -47,16 +54,16 @@ inline int choose_kept_rows(const Device& device, int64_t blocks, int chunks, in
   }
 }
 
-// Of the kernel, once a device: without being asked, the driver may leave a block 48 KB of shared memory, and a
+// Of a kernel, once a device: without being asked, the driver may leave a block 48 KB of shared memory, and a
 // multiprocessor less than its blocks could fill.
-template <class Dots>
+template <auto kKernel>
 cudaError_t ask_for_shared_memory(const Device& device) {
   static std::atomic<uint64_t> asked{0};  // a bit a device
   const uint64_t bit = device.number < 64 ? uint64_t{1} << device.number : 0;
   if ((asked.load() & bit) != 0) return cudaSuccess;
   cudaError_t error = cudaSuccess;
   const auto set = [&](cudaFuncAttribute attribute, int value) {
-    if (error == cudaSuccess) error = cudaFuncSetAttribute(affinity_pool<Dots>, attribute, value);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kKernel, attribute, value);
   };
   set(cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes_of_block);
   set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
@@ -64,23 +71,28 @@ cudaError_t ask_for_shared_memory(const Device& device) {
   return error;
 }
 
+template <auto kKernel>
+cudaError_t launch(const Device& device, Params& p, int64_t blocks, int chunks, cudaStream_t stream) {
+  const cudaError_t error = ask_for_shared_memory<kKernel>(device);
+  if (error != cudaSuccess) return error;
+  void* arguments[] = {&p};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), static_cast<unsigned>(blocks), threads_of(chunks),
+                          arguments, shared_bytes(p.kept_rows, chunks), stream);
+}
+
 template <class F>
-cudaError_t launch(Params p, cudaStream_t stream) {
+cudaError_t launch(Step step, Params p, cudaStream_t stream) {
   Device device;
-  cudaError_t error = device.read();
+  const cudaError_t error = device.read();
   if (error != cudaSuccess) return error;
   constexpr int kElementBytes = sizeof(typename F::Element);
   const int chunks = chunks_of(p.dim, kElementBytes);
-  const int64_t blocks = blocks_of(p);
+  const int64_t blocks = blocks_of(p, step);
   p.kept_rows = choose_kept_rows(device, blocks, chunks, p.window);
-  const size_t bytes = shared_bytes(p.kept_rows, chunks);
   const auto start = [&](auto dots) {
     using Dots = decltype(dots);
-    error = ask_for_shared_memory<Dots>(device);
-    if (error != cudaSuccess) return error;
-    void* arguments[] = {&p};
-    return cudaLaunchKernel(reinterpret_cast<const void*>(affinity_pool<Dots>), static_cast<unsigned>(blocks),
-                            threads_of(chunks), arguments, bytes, stream);
+    return step == Step::kLink ? launch<affinity_pool_link<Dots>>(device, p, blocks, chunks, stream)
+                               : launch<affinity_pool<Dots>>(device, p, blocks, chunks, stream);
   };
   return is_aligned(p, kElementBytes) ? with_dots<F, true>(p.window, start) : with_dots<F, false>(p.window, start);
 }

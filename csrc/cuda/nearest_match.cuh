@@ -8,6 +8,9 @@ namespace affinity_pool::cuda {
 
 constexpr uint32_t kNone = 63;  // of 6 bits: no match
 
+// A matrix instruction may cut what overflows to the largest float.
+AP_DEVICE bool is_finite(float squared_norm) { return squared_norm < 3.402823466e38f; }
+
 struct Matching {
   DotSums sums;
   float norms[kMaxWindow + kTileRows];  // squared norms of the rows before the tile and of its own; Inf: cannot match
@@ -22,9 +25,7 @@ AP_DEVICE uint32_t nearest_match(MakeRows rows, int from, int count, MatchRule m
   const bool decides = tid < 32;
   float* norm = shared.norms + kMaxWindow;  // of row 0
   const auto note_norm = [&](int row, float squared) {
-    // A matrix instruction may cut what overflows to the largest float.
-    const bool finite = squared < 3.402823466e38f;
-    norm[row] = row >= from && row < count && finite && may_merge(row) ? squared : HUGE_VALF;
+    norm[row] = row >= from && row < count && is_finite(squared) && may_merge(row) ? squared : HUGE_VALF;
   };
   constexpr int kTogether = Dots::kLags < 4 ? Dots::kLags : 4;
   uint32_t k = kNone;

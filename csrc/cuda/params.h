@@ -19,6 +19,9 @@ struct TileStatus {
 // must have been zeroed meanwhile.
 constexpr uint32_t kTags = 65535;
 
+// The kernels that have rows to read: pooling.cuh, links.cuh.
+enum class Step { kPool, kLink };
+
 enum class Layout { kPacked, kPadded, kLeftPadded };
 
 struct Params {
@@ -32,8 +35,15 @@ struct Params {
   double threshold;
   int window;
 
+  // If a number of rows is promised (links.cuh, select.cuh):
+  Promise promise;
+  uint64_t* keys;          // of the links
+  const uint8_t* nearest;  // k(t), which is then not looked for; else null
+
   void* values;
-  int* lengths;  // packed: cu_seqlens of the groups
+  int value_rows;         // packed: of values in all, padded: of a sequence
+  bool fills_value_rows;  // packed: with zeros, if there are fewer groups
+  int* lengths;           // packed: cu_seqlens of the groups
   int* segment_ids;
   int* counts;
 
@@ -47,14 +57,28 @@ struct Params {
   int kept_rows;  // of the tile, and before it, in shared memory
 };
 
+// What the selection works on. A key that is less than kLeastKey begins a run and says how many rows are promised.
+struct Selection {
+  const uint64_t* keys;
+  uint8_t* nearest;
+  int64_t rows;
+  double share;
+
+  AP_HOST_DEVICE int64_t groups_of(int64_t run, uint64_t promised) const {
+    return groups_of_run(run, static_cast<int64_t>(promised), share);
+  }
+};
+constexpr uint64_t kLeastKey = 0x000fffffffffffffu;  // of minus infinity
+
 // Slots of a call. A block draws one; if results are left-padded each is drawn twice.
 AP_HOST_DEVICE int tiles_of(int rows) { return (rows + kTileRows - 1) / kTileRows; }
 AP_HOST_DEVICE int64_t slots_of(Layout layout, int64_t batch, int rows) {
   return layout == Layout::kPacked ? rows / kTileRows + batch : batch * tiles_of(rows);
 }
 
-AP_HOST_DEVICE int64_t blocks_of(const Params& p) {
-  return (p.layout == Layout::kLeftPadded ? 2 : 1) * slots_of(p.layout, p.batch, p.rows);
+AP_HOST_DEVICE int64_t blocks_of(const Params& p, Step step = Step::kPool) {
+  const bool twice = step == Step::kPool && p.layout == Layout::kLeftPadded;
+  return (twice ? 2 : 1) * slots_of(p.layout, p.batch, p.rows);
 }
 
 // Chunks of a row, and threads of a block: a function of the row's width alone, for sums depend on it.

@@ -22,6 +22,8 @@
 //
 // Determinism. No atomics but the counter of slots. Every sum has an order that its own rows decide.
 //
+// If a number of rows is promised, k(t) is known when the kernel starts (links.cuh), and stage 2 is a load.
+//
 // Workspace: the counter and 28 bytes a slot, zero before the first launch ever. The counter's upper half is the number
 // of launches that have used the workspace, so their tags differ and nothing has to be cleared between them: the block
 // that draws the last slot begins the next number. Launches that share one must not overlap: one a stream, or a graph.
@@ -74,10 +76,35 @@ AP_DEVICE int find_sequence(const Params& p, int slot, int lane) {
   return low;
 }
 
-// Draws a slot and says what it is, for a whole warp. Bounds that make no sense are clamped: rows stay inside x.
+// What a slot is, for a whole warp. Bounds that make no sense are clamped: rows stay inside x.
+AP_DEVICE Tile tile_at(const Params& p, int slot, int lane) {
+  Tile tile{};
+  tile.scans = tile.averages = true;
+  if (p.layout == Layout::kPacked) {
+    tile.sequence = p.bounds == nullptr ? 0 : find_sequence(p, slot, lane);
+    const int first = p.bounds == nullptr ? 0 : clamped(p.bounds[tile.sequence], 0, p.rows);
+    const int end = p.bounds == nullptr ? p.rows : clamped(p.bounds[tile.sequence + 1], first, p.rows);
+    tile.length = end - first;
+    tile.sequence_slot = first / kTileRows + tile.sequence;
+    tile.first_row = first;
+  } else {
+    const int tiles = tiles_of(p.rows);
+    tile.sequence = slot / tiles;
+    tile.length = p.bounds == nullptr ? p.rows : clamped(p.bounds[tile.sequence], 0, p.rows);
+    tile.sequence_slot = tile.sequence * tiles;
+    const int first = p.layout == Layout::kLeftPadded ? p.rows - tile.length : 0;
+    tile.first_row = static_cast<int64_t>(tile.sequence) * p.rows + first;
+  }
+  tile.slot = slot;
+  tile.begin =
+      slot < tile.sequence_slot ? tile.length : clamped((slot - tile.sequence_slot) * kTileRows, 0, tile.length);
+  tile.end = clamped(tile.begin + kTileRows, 0, tile.length);
+  return tile;
+}
+
+// Draws a slot, for a whole warp.
 AP_DEVICE Tile draw_tile(const Params& p) {
   const int lane = threadIdx.x % 32;
-  Tile tile;
   uint64_t drawn = 0;
   if (lane == 0) {
     drawn = fetch_add_relaxed(p.slots_drawn, 1);
@@ -87,35 +114,24 @@ AP_DEVICE Tile draw_tile(const Params& p) {
     }
   }
   int slot = __shfl_sync(kAllLanes, static_cast<int>(static_cast<uint32_t>(drawn)), 0);
-  tile.tag = __shfl_sync(kAllLanes, static_cast<uint32_t>(drawn >> 32), 0) + 1;
-  tile.scans = tile.averages = true;
-  int first = 0;
-  if (p.layout == Layout::kPacked) {
-    tile.sequence = p.bounds == nullptr ? 0 : find_sequence(p, slot, lane);
-    first = p.bounds == nullptr ? 0 : clamped(p.bounds[tile.sequence], 0, p.rows);
-    const int end = p.bounds == nullptr ? p.rows : clamped(p.bounds[tile.sequence + 1], first, p.rows);
-    tile.length = end - first;
-    tile.sequence_slot = first / kTileRows + tile.sequence;
-    tile.first_row = first;
-  } else {
-    const int tiles = tiles_of(p.rows);
-    if (p.layout == Layout::kLeftPadded) {
-      const int turn = slot / tiles;
-      tile.scans = turn % 2 == 0;
-      tile.averages = !tile.scans;
-      slot = turn / 2 * tiles + slot % tiles;
-    }
-    tile.sequence = slot / tiles;
-    tile.length = p.bounds == nullptr ? p.rows : clamped(p.bounds[tile.sequence], 0, p.rows);
-    tile.sequence_slot = tile.sequence * tiles;
-    first = p.layout == Layout::kLeftPadded ? p.rows - tile.length : 0;
-    tile.first_row = static_cast<int64_t>(tile.sequence) * p.rows + first;
+  const uint32_t tag = __shfl_sync(kAllLanes, static_cast<uint32_t>(drawn >> 32), 0) + 1;
+  bool scans = true, averages = true;
+  if (p.layout == Layout::kLeftPadded) {
+    const int tiles = tiles_of(p.rows), turn = slot / tiles;
+    scans = turn % 2 == 0;
+    averages = !scans;
+    slot = turn / 2 * tiles + slot % tiles;
   }
-  tile.slot = slot;
-  tile.begin =
-      slot < tile.sequence_slot ? tile.length : clamped((slot - tile.sequence_slot) * kTileRows, 0, tile.length);
-  tile.end = clamped(tile.begin + kTileRows, 0, tile.length);
+  Tile tile = tile_at(p, slot, lane);
+  tile.tag = tag;
+  tile.scans = scans;
+  tile.averages = averages;
   return tile;
+}
+
+// Place of a sequence's first row among keys and k(t), where padding comes last.
+AP_DEVICE int64_t keys_before(const Params& p, const Tile& tile) {
+  return p.layout == Layout::kPacked ? tile.first_row : static_cast<int64_t>(tile.sequence) * p.rows;
 }
 
 template <class Rows>
@@ -138,6 +154,13 @@ AP_DEVICE Rows rows_of(const Params& p, const Tile& tile) {
   return rows;
 }
 
+template <class F, bool kAligned>
+AP_DEVICE void write_zeros(const Params& p, const TileRows<F, kAligned>& rows, int64_t row) {
+  auto* value = static_cast<typename F::Element*>(p.values) + row * p.dim;
+  for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) Chunks<F, kAligned>::store(value, c, p.dim, {0, 0, 0, 0});
+  if (threadIdx.x == 0) p.counts[row] = 0;
+}
+
 // Zeros where a padded result has no group, and -1 where it has no row. Row by row: for each of the tile's rows that
 // joined a group there is one row of `values` to fill, and one for each row of padding.
 template <class F, bool kAligned>
@@ -150,14 +173,10 @@ AP_DEVICE void fill_padding(const Params& p, const Tile& tile, const TileRows<F,
   const int64_t merged_row =
       first + (left ? p.rows - tile.length + joined_before : tile.length - joined_before - joined);
   const int64_t padding_row = first + clamped(place, tile.length, p.rows) - (left ? tile.length : 0);
-  auto* values = static_cast<typename F::Element*>(p.values);
   for (int i = 0; i < joined + (padding > 0 ? padding : 0); ++i) {
     const int64_t row = i < joined ? merged_row + i : padding_row + i - joined;
-    for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x)
-      Chunks<F, kAligned>::store(values + row * p.dim, c, p.dim, {0, 0, 0, 0});
-    if (threadIdx.x != 0) continue;
-    p.counts[row] = 0;
-    if (i >= joined) p.segment_ids[row] = -1;
+    write_zeros(p, rows, row);
+    if (threadIdx.x == 0 && i >= joined) p.segment_ids[row] = -1;
   }
 }
 
@@ -177,8 +196,13 @@ AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, Shared& shared) {
   const int tid = threadIdx.x, lane = tid % 32, count = tile.end - tile.begin;
   TileStatus& status = p.tiles[tile.slot];
   uint32_t k = 0;
-  if (count > 0) {
-    const auto rows = [&] { return rows_of<typename Dots::Rows>(p, tile); };
+  const auto rows = [&] { return rows_of<typename Dots::Rows>(p, tile); };
+  const bool is_known = p.nearest != nullptr;
+  if (is_known && tid < count) {
+    const uint8_t nearest = p.nearest[keys_before(p, tile) + tile.begin + tid];
+    k = nearest == kNoMatch ? kNone : nearest;
+  }
+  if (!is_known && count > 0) {
     rows().keep();
     const auto may_merge = [&](int row) {
       return p.mergeable == nullptr || p.mergeable[tile.first_row + tile.begin + row];
@@ -195,6 +219,7 @@ AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, Shared& shared) {
       publish(&status.matches, tile.tag, matches.packed());
     }
   }
+  if (is_known && count > 0) rows().keep();  // while others look at what was published
   const int first_slot = p.layout == Layout::kPacked ? 0 : tile.sequence_slot;
   const Prefix before = look_back(p, tile.slot, first_slot, tile.tag, shared.look_back);
   if (tid == 0) {
@@ -229,7 +254,7 @@ AP_DEVICE bool write_groups(const Params& p, const Tile& tile, const TileRows<F,
   const uint32_t ends = opens | (tile.end == tile.length ? 1u << count : 0u);  // bit r: a group ends before row r
   const int before = tile.begin == 0 ? 0 : clamped(static_cast<int>(open_rows), 0, tile.begin);
   const int64_t first_value = p.layout == Layout::kPacked ? 0 : static_cast<int64_t>(tile.sequence) * p.rows;
-  const int64_t groups = first_value + p.rows, open_group = first_value + first_id - 1;
+  const int64_t groups = first_value + p.value_rows, open_group = first_value + first_id - 1;
   if (tid < count) {
     const int opened = __popc(opens & ((2u << tid) - 1));
     p.segment_ids[tile.first_row + tile.begin + tid] = static_cast<int>(first_id) - 1 + opened;
@@ -302,10 +327,13 @@ AP_DEVICE void pool_tile(const Params& p) {
   const bool hands_on =
       count > 0 && write_groups(p, tile, rows, before.open_rows, before.opened + shift, opens, shared);
   if (!packed) fill_padding(p, tile, rows, tile.begin - static_cast<int>(before.opened), count - opened);
+  const bool is_last = packed && tile.slot == static_cast<int>(gridDim.x) - 1;
+  const int all = clamped(static_cast<int>(before.opened) + opened, 0, p.value_rows);
+  if (is_last && p.fills_value_rows)
+    for (int row = all; row < p.value_rows; ++row) write_zeros(p, rows, row);
   if (tid == 0) {
     if (packed && tile.slot == tile.sequence_slot) p.lengths[tile.sequence] = static_cast<int>(before.opened);
-    if (packed && tile.slot == static_cast<int>(gridDim.x) - 1)
-      p.lengths[p.batch] = clamped(static_cast<int>(before.opened) + opened, 0, p.rows);
+    if (is_last) p.lengths[p.batch] = all;
     if (!packed && tile.slot == final_slot) p.lengths[tile.sequence] = static_cast<int>(before.opened) + opened;
   }
   if (hands_on) {

@@ -39,6 +39,7 @@ AP_DEVICE uint64_t fetch_add_relaxed(uint64_t* p, uint64_t v) {
   asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(v) : "memory");
   return old;
 }
+AP_DEVICE void add_one(int* shared) { atomicAdd(shared, 1); }
 AP_DEVICE void pause(unsigned nanoseconds) { __nanosleep(nanoseconds); }
 
 // 16 bytes at a time, at addresses that are multiples of 16.
@@ -61,6 +62,7 @@ AP_DEVICE int opaque(int v) {
 
 AP_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 AP_DEVICE uint32_t float_to_bits(float f) { return __float_as_uint(f); }
+AP_DEVICE uint64_t double_to_bits(double d) { return static_cast<uint64_t>(__double_as_longlong(d)); }
 AP_DEVICE float half_to_float(uint16_t h) { return __half2float(__ushort_as_half(h)); }
 
 // Two floats rounded to nearest even, the first in the lower half.

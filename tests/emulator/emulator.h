@@ -128,6 +128,10 @@ inline uint64_t fetch_add_relaxed(uint64_t* p, uint64_t v) {
   emulator::before_atomic();
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
+inline void add_one(int* shared) {
+  emulator::before_atomic();
+  __atomic_fetch_add(shared, 1, __ATOMIC_RELAXED);
+}
 inline void pause(unsigned) { emulator::wait(); }
 
 // An asynchronous copy must not be read before the wait: until then its place holds something else.
@@ -150,6 +154,11 @@ inline float bits_to_float(uint32_t bits) {
 inline uint32_t float_to_bits(float f) {
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
+  return bits;
+}
+inline uint64_t double_to_bits(double d) {
+  uint64_t bits;
+  std::memcpy(&bits, &d, 8);
   return bits;
 }
 inline float half_to_float(uint16_t h) {

@@ -247,6 +247,7 @@ std::string one_case(int most_rows) {
     p.threshold = c.threshold;
     p.window = c.window;
     p.values = values;
+    p.value_rows = c.rows;
     p.lengths = lengths;
     p.segment_ids = ids;
     p.counts = counts;

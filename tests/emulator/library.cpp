@@ -35,18 +35,32 @@ std::string pool(Params p, Dtype dtype, Launch config) {
   float* sums = static_cast<float*>(std::aligned_alloc(64, (slots * p.sums_stride * 4 + 63) / 64 * 64));
   for (int64_t i = 0; i < slots * p.sums_stride; ++i) sums[i] = std::numeric_limits<float>::quiet_NaN();
   p.sums = sums;
-  const std::string error = launch(p, dtype, config);
+  const std::string error = launch(Step::kPool, p, dtype, config);
   if (!error.empty()) slots_of_workspace = 0;  // left in the middle of a launch
   std::free(sums);
   return error;
+}
+
+std::string pool_to(Params p, Dtype dtype, Launch config) {
+  const int64_t rows = p.layout == Layout::kPacked ? p.rows : static_cast<int64_t>(p.batch) * p.rows;
+  std::vector<uint64_t> keys(rows, 0xcdcdcdcdcdcdcdcdu);
+  std::vector<uint8_t> nearest(rows, 0xcd);
+  p.window = 1;
+  p.keys = keys.data();
+  if (std::string error = launch(Step::kLink, p, dtype, config); !error.empty()) return error;
+  if (std::string error = select({keys.data(), nearest.data(), rows, p.promise.share}, config); !error.empty())
+    return error;
+  p.nearest = nearest.data();
+  return pool(p, dtype, config);
 }
 
 }  // namespace emulator
 
 extern "C" __attribute__((visibility("default"))) const char* emulator_pool(
     const void* x, int64_t row_stride, int64_t sequence_stride, int dim, int batch, int rows, const int* bounds,
-    const bool* mergeable, int layout, double threshold, int window, void* values, int* lengths, int* segment_ids,
-    int* counts, int dtype, int kept_rows, unsigned resident, int order, unsigned yield_percent, uint64_t seed) {
+    const bool* mergeable, int layout, double threshold, int window, bool promises, double share, const int* promised,
+    int promised_each, int value_rows, bool fills_value_rows, void* values, int* lengths, int* segment_ids, int* counts,
+    int dtype, int kept_rows, unsigned resident, int order, unsigned yield_percent, uint64_t seed) {
   static std::string error;
   emulator::Params p{};
   p.x = x;
@@ -60,6 +74,9 @@ extern "C" __attribute__((visibility("default"))) const char* emulator_pool(
   p.layout = static_cast<affinity_pool::cuda::Layout>(layout);
   p.threshold = threshold;
   p.window = window;
+  p.promise = {share, promised, promised_each};
+  p.value_rows = value_rows;
+  p.fills_value_rows = fills_value_rows;
   p.values = values;
   p.lengths = lengths;
   p.segment_ids = segment_ids;
@@ -70,7 +87,7 @@ extern "C" __attribute__((visibility("default"))) const char* emulator_pool(
   launch.order = static_cast<emulator::Launch::Order>(order);
   launch.yield_percent = yield_percent;
   launch.seed = seed;
-  error = emulator::pool(p, static_cast<emulator::Dtype>(dtype), launch);
+  error = (promises ? emulator::pool_to : emulator::pool)(p, static_cast<emulator::Dtype>(dtype), launch);
   return error.c_str();
 }
 

@@ -16,21 +16,30 @@ from affinity_pool import Pooled, PooledPadded, reference
 
 @dataclass(frozen=True)
 class Implementation:
-    """``pool`` and ``pool_padded`` with the public signatures, on a device; results come back to the CPU."""
+    """The four functions with the public signatures, on a device; results come back to the CPU."""
 
     name: str
     device: str
-    pool_there: Callable[..., Pooled]
-    pool_padded_there: Callable[..., PooledPadded]
+    functions: Any
+    """What has ``pool``, ``pool_padded``, ``pool_to`` and ``pool_padded_to``, there."""
     missing: Callable[[], str | None]
     """Why it cannot run here, or None if it can."""
 
     def pool(self, x: Tensor, cu_seqlens: Tensor | None = None, **options: Any) -> Pooled:
-        return Pooled(*self._home(self.pool_there(self._away(x), self._away(cu_seqlens), **self._all_away(options))))
+        return Pooled(*self._call("pool", x, cu_seqlens, **options))
 
     def pool_padded(self, x: Tensor, lengths: Tensor | None = None, **options: Any) -> PooledPadded:
-        out = self.pool_padded_there(self._away(x), self._away(lengths), **self._all_away(options))
-        return PooledPadded(*self._home(out))
+        return PooledPadded(*self._call("pool_padded", x, lengths, **options))
+
+    def pool_to(self, x: Tensor, keep: Any, cu_seqlens: Tensor | None = None, **options: Any) -> Pooled:
+        return Pooled(*self._call("pool_to", x, keep, cu_seqlens, **options))
+
+    def pool_padded_to(self, x: Tensor, keep: Any, lengths: Tensor | None = None, **options: Any) -> PooledPadded:
+        return PooledPadded(*self._call("pool_padded_to", x, keep, lengths, **options))
+
+    def _call(self, function: str, *arguments: Any, **options: Any) -> list[Tensor]:
+        out = getattr(self.functions, function)(*map(self._away, arguments), **self._all_away(options))
+        return self._home(out)
 
     def _away(self, value: Any) -> Any:
         return there(value, self.device) if isinstance(value, Tensor) else value
@@ -51,28 +60,33 @@ def there(value: Tensor, device: str) -> Tensor:
     return flat.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
-def backend(name: str, device: str) -> Implementation:
+class Used:
     """The public functions while ``affinity_pool.use(name)``."""
 
-    def used(function: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, function: str) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            with affinity_pool.use(name):
-                return function(*arguments, **options)
+            with affinity_pool.use(self.name):
+                return getattr(affinity_pool, function)(*arguments, **options)
 
         return call
 
+
+def missing_backend(name: str) -> Callable[[], str | None]:
     def missing() -> str | None:
         entry = next(b for b in affinity_pool.backends() if b.name == name)
         return None if entry.available else f"{name}: {entry.detail}"
 
-    return Implementation(name, device, used(affinity_pool.pool), used(affinity_pool.pool_padded), missing)
+    return missing
 
 
 IMPLEMENTATIONS = [
-    Implementation("cpu", "cpu", affinity_pool.pool, affinity_pool.pool_padded, backend("cpu", "cpu").missing),
-    backend("cuda", "cuda"),
-    backend("triton", "cuda"),
-    # The source of the CUDA kernel, executed here.
-    Implementation("emulator", "cpu", emulator.pool, emulator.pool_padded, emulator.missing),
-    Implementation("reference", "cpu", reference.pool, reference.pool_padded, lambda: None),
+    Implementation("cpu", "cpu", affinity_pool, missing_backend("cpu")),
+    Implementation("cuda", "cuda", Used("cuda"), missing_backend("cuda")),
+    Implementation("triton", "cuda", Used("triton"), missing_backend("triton")),
+    # The source of the CUDA kernels, executed here.
+    Implementation("emulator", "cpu", emulator, emulator.missing),
+    Implementation("reference", "cpu", reference, lambda: None),
 ]

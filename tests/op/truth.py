@@ -6,6 +6,7 @@ Each decision is judged given the groups before it, so one disputed similarity d
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import torch
@@ -104,6 +105,52 @@ def assert_means(x: Tensor, groups: list[tuple[int, int]], values: Tensor) -> No
             assert torch.equal(value.nan_to_num(0.5, 2e38, -2e38), rows[0].nan_to_num(0.5, 2e38, -2e38))
             continue
         truth = rows.mean(0)
+        odd = ~truth.isfinite()  # a promised number may force such a row into a group
+        assert torch.equal(value[odd].nan_to_num(0.5), truth[odd].nan_to_num(0.5))
+        rows, value, truth = rows[:, ~odd], value[~odd], truth[~odd]
         summing = (end - start + 2) * 2.0**-24 * rows.abs().mean(0)
         error = (value - truth).abs()
-        assert (error <= summing + eps * (truth.abs() + summing) + half_least).all(), (start, end, error.max())
+        assert (error <= summing + eps * (truth.abs() + summing) + half_least).all(), (start, end, error)
+
+
+def assert_keeps_promise(
+    x: Tensor,
+    result: Pooled,
+    *,
+    keep: float | list[int],
+    cu_seqlens: Tensor | None = None,
+    mergeable: Tensor | None = None,
+) -> None:
+    """Assert every sentence of the contract of ``pool_to`` that one call can show. ``keep``: a share, or of each."""
+    n, dim = x.shape
+    bounds = [0, n] if cu_seqlens is None else cu_seqlens.tolist()
+    values, cu_out, ids, counts = result
+    assert (values.dtype, cu_out.dtype, ids.dtype, counts.dtype) == (x.dtype, torch.int32, torch.int32, torch.int32)
+    assert (cu_out.shape, ids.shape) == ((len(bounds),), (n,))
+    assert values.shape == (counts.shape[0], dim)
+    groups = assert_segments(bounds, cu_out.tolist(), ids.tolist(), counts.tolist())
+    begins = {start for start, _ in groups}
+    links, slack = cosines(x, 1)[:, 1].nan_to_num(-math.inf).tolist(), rounding(dim)
+    for sequence, start, end in runs(bounds, mergeable):
+        promised = keep[sequence] if isinstance(keep, list) else promised_of_share(end - start, keep)
+        assert start in begins
+        assert len(begins.intersection(range(start, end))) == promised, "exactly as many as promised"
+        strongest = max((links[t] for t in range(start + 1, end) if t in begins), default=-math.inf)
+        weakest = min((links[t] for t in range(start + 1, end) if t not in begins), default=math.inf)
+        assert strongest <= weakest + 2 * slack, "groups begin at the weakest links"
+    assert_means(x, groups, values)
+
+
+def runs(bounds: list[int], mergeable: Tensor | None) -> list[tuple[int, int, int]]:
+    """``(sequence, start, end)`` of the stretches that ``mergeable`` cuts sequences into; what is not is its own."""
+    may = [True] * bounds[-1] if mergeable is None else mergeable.tolist()
+    found = []
+    for sequence, (start, end) in enumerate(pairwise(bounds)):
+        cuts = [t for t in range(start + 1, end) if not (may[t] and may[t - 1])]
+        found += [(sequence, a, b) for a, b in pairwise([start, *cuts, end]) if b > a]
+    return found
+
+
+def promised_of_share(rows: int, share: float) -> int:
+    """The published formula, in exact arithmetic."""
+    return max(1, min(rows, math.ceil(Fraction(rows) * Fraction(share) - Fraction(1, 10**9))))

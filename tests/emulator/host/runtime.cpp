@@ -4,6 +4,7 @@
 // One graph can be under capture; what it does runs at once. Tests steer and watch all this through the last functions.
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -110,26 +111,33 @@ extern "C" int32_t aoti_torch_delete_device_guard(void*) { return 0; }
 namespace affinity_pool::cuda {
 namespace {
 
-cudaError_t launch(Params p, emulator::Dtype dtype) {
+cudaError_t launched(const std::function<std::string(emulator::Launch)>& kernel) {
   if (next_launch != cudaSuccess) {
     const cudaError_t error = next_launch;
     next_launch = cudaSuccess;
     return failed(error);
   }
   static uint64_t calls = 0;
-  p.kept_rows = kTileRows + p.window;
   emulator::Launch config{};
   config.seed = calls++;
-  const std::string error = emulator::launch(p, dtype, config);
+  const std::string error = kernel(config);
   if (!error.empty()) throw std::runtime_error("emulator: " + error);
   return cudaSuccess;
 }
 
+cudaError_t launch(Step step, Params p, emulator::Dtype dtype) {
+  p.kept_rows = kTileRows + p.window;
+  return launched([&](emulator::Launch config) { return emulator::launch(step, p, dtype, config); });
+}
+
 }  // namespace
 
-cudaError_t launch_float32(Params p, cudaStream_t) { return launch(p, emulator::Dtype::kFloat32); }
-cudaError_t launch_float16(Params p, cudaStream_t) { return launch(p, emulator::Dtype::kFloat16); }
-cudaError_t launch_bfloat16(Params p, cudaStream_t) { return launch(p, emulator::Dtype::kBFloat16); }
+cudaError_t launch_float32(Step step, Params p, cudaStream_t) { return launch(step, p, emulator::Dtype::kFloat32); }
+cudaError_t launch_float16(Step step, Params p, cudaStream_t) { return launch(step, p, emulator::Dtype::kFloat16); }
+cudaError_t launch_bfloat16(Step step, Params p, cudaStream_t) { return launch(step, p, emulator::Dtype::kBFloat16); }
+cudaError_t launch_selection(const Selection& selection, cudaStream_t) {
+  return launched([&](emulator::Launch config) { return emulator::select(selection, config); });
+}
 
 }  // namespace affinity_pool::cuda
 
