@@ -1,4 +1,4 @@
-"""What the compiler makes of the CUDA kernel: registers, spills, instructions, how many a tile takes. No GPU needed.
+"""What the compiler makes of the CUDA kernels: registers, spills, instructions, how many a tile takes. No GPU needed.
 
     python -m affinity_pool.benchmarks.without_gpu.cuda_static [--out FILE.json]
 
@@ -34,6 +34,8 @@ class Kernel:
     """One entry point on one architecture."""
 
     architecture: str
+    kernel: str
+    """``pool``, or ``link`` and ``select``, which go before it if a number of rows is promised."""
     format: str
     window: str
     aligned: bool
@@ -100,14 +102,17 @@ def read(architecture: str) -> Compiled:
         for name, facts in re.findall(r"Compiling entry function '(\S+)'(.*?Used [^\n]*)", report, re.DOTALL):
             kernel = describe(architecture, name, facts, sass[name])
             kernels.append(kernel)
-            if kernel.aligned and kernel.format == "bfloat16":
+            if kernel.kernel == "pool" and kernel.aligned and kernel.format == "bfloat16":
                 work_of_tile = [work(architecture, Code(sass[name]), window) for window in WINDOWS]
     return Compiled(kernels, work_of_tile)
 
 
 def describe(architecture: str, name: str, facts: str, sass: str) -> Kernel:
     arguments = re.search(r"(Float32|BFloat16|Float16)ELb([01])E(?:Li(\d))?", name)
-    assert arguments is not None, name
+    named = re.search(r"affinity_pool_(link|select)", name)
+    assert arguments is not None or named is not None, name
+    kernel = named[1] if named else "pool"
+    widest = {"pool": "1-32"}.get(kernel, "1")
 
     def number(pattern: str) -> int:
         return sum(int(n) for n in re.findall(pattern, facts))
@@ -115,9 +120,10 @@ def describe(architecture: str, name: str, facts: str, sass: str) -> Kernel:
     opcodes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", sass, re.MULTILINE)
     return Kernel(
         architecture,
-        arguments[1].lower(),
-        {"2": "1", "4": "2-32"}.get(arguments[3], "1-32"),
-        arguments[2] == "1",
+        kernel,
+        arguments[1].lower() if arguments else "any",
+        {"2": "1", "4": "2-32"}.get(arguments[3], widest) if arguments else widest,
+        arguments is None or arguments[2] == "1",
         registers=number(r"Used (\d+) registers"),
         stack=number(r"(\d+) bytes stack frame"),
         spilled=number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),

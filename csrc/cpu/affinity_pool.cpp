@@ -67,9 +67,10 @@ class ByCount {
     for (size_t b = 0; b < sequences.size(); ++b) {
       const Sequence& sequence = sequences[b];
       if (counts_) {
-        const int64_t length = sequence.length, least = std::min<int64_t>(length, 1);
-        STD_TORCH_CHECK(rows_[b] >= least && rows_[b] <= length, "keep must be in ", least, "..", length,
-                        " for the rows of sequence ", b, ", got ", rows_[b]);
+        const int64_t length = sequence.length;
+        STD_TORCH_CHECK(rows_[b] >= std::min<int64_t>(length, 1) && rows_[b] <= length, "keep must be ",
+                        length > 0 ? "in 1.." : "", length, " for the ", length, " rows of sequence ", b, ", got ",
+                        rows_[b]);
         groups += rows_[b];
         continue;
       }

@@ -14,6 +14,8 @@
 // tree over the lanes of a warp.
 #pragma once
 
+#include <type_traits>
+
 #include "rows.cuh"
 
 namespace affinity_pool::cuda {
@@ -255,13 +257,18 @@ struct ChainDots {
   }
 };
 
+// How rows of this format are multiplied with the row before.
+template <class F, bool kAligned>
+using NeighbourDots =
+    std::conditional_t<sizeof(typename F::Element) == 2, MatrixDots<F, kAligned>, ChainDots<F, kAligned, 2>>;
+
 // Calls `use` with an object of the type that multiplies rows of this format at this window.
 template <class F, bool kAligned, class Use>
 auto with_dots(int window, Use use) {
   if constexpr (sizeof(typename F::Element) == 2) {
     return use(MatrixDots<F, kAligned>{});
   } else {
-    return window == 1 ? use(ChainDots<F, kAligned, 2>{}) : use(ChainDots<F, kAligned, 4>{});
+    return window == 1 ? use(NeighbourDots<F, kAligned>{}) : use(ChainDots<F, kAligned, 4>{});
   }
 }
 

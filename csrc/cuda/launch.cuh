@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 
 #include "launch.h"
 #include "links.cuh"
@@ -89,12 +90,14 @@ cudaError_t launch(Step step, Params p, cudaStream_t stream) {
   const int chunks = chunks_of(p.dim, kElementBytes);
   const int64_t blocks = blocks_of(p, step);
   p.kept_rows = choose_kept_rows(device, blocks, chunks, p.window);
-  const auto start = [&](auto dots) {
-    using Dots = decltype(dots);
-    return step == Step::kLink ? launch<affinity_pool_link<Dots>>(device, p, blocks, chunks, stream)
-                               : launch<affinity_pool<Dots>>(device, p, blocks, chunks, stream);
+  const auto start = [&](auto is_aligned) {
+    constexpr bool kAligned = decltype(is_aligned)::value;
+    if (step == Step::kLink)
+      return launch<affinity_pool_link<NeighbourDots<F, kAligned>>>(device, p, blocks, chunks, stream);
+    return with_dots<F, kAligned>(
+        p.window, [&](auto dots) { return launch<affinity_pool<decltype(dots)>>(device, p, blocks, chunks, stream); });
   };
-  return is_aligned(p, kElementBytes) ? with_dots<F, true>(p.window, start) : with_dots<F, false>(p.window, start);
+  return is_aligned(p, kElementBytes) ? start(std::true_type{}) : start(std::false_type{});
 }
 
 }  // namespace affinity_pool::cuda

@@ -8,6 +8,7 @@ namespace affinity_pool::cuda {
 constexpr int kTileRows = 8;
 constexpr int kMaxWarps = 4;
 constexpr int kChunkBytes = 16;
+constexpr unsigned kAllLanes = 0xffffffffu;
 
 // What a tile tells those behind it: words of which the upper 16 bits are the launch's tag. The first two are polled.
 struct TileStatus {

@@ -10,8 +10,6 @@
 
 namespace affinity_pool::cuda {
 
-constexpr unsigned kAllLanes = 0xffffffffu;
-
 // A format turns a chunk into kElements floats and back.
 struct BFloat16 {
   using Element = uint16_t;

@@ -7,11 +7,9 @@ using namespace affinity_pool::cuda;
 
 template <class F, bool kAligned>
 std::string run_kernel(Step step, const Params& params, const Launch& config) {
-  return with_dots<F, kAligned>(params.window, [&](auto dots) {
-    using Dots = decltype(dots);
-    return step == Step::kLink ? run(config, [&] { link_tile<Dots>(params); })
-                               : run(config, [&] { pool_tile<Dots>(params); });
-  });
+  if (step == Step::kLink) return run(config, [&] { link_tile<NeighbourDots<F, kAligned>>(params); });
+  return with_dots<F, kAligned>(params.window,
+                                [&](auto dots) { return run(config, [&] { pool_tile<decltype(dots)>(params); }); });
 }
 
 template std::string run_kernel<FORMAT, ALIGNED>(Step, const Params&, const Launch&);

@@ -16,7 +16,7 @@ from affinity_pool import AffinityPooler, reference
 from .cases import same_bits
 
 OURS = re.compile(  # the compiled kernels put their place in front
-    r"^(\w+, \S+:\d+, )?(x|chunk|cu_seqlens|lengths|mergeable|threshold|window) must\b"
+    r"^(\w+, \S+:\d+, )?(x|chunk|cu_seqlens|lengths|mergeable|threshold|window|keep) must\b"
 )
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.bool]
 DTYPES += [torch.uint8, torch.complex64, torch.float8_e4m3fn]
@@ -74,6 +74,12 @@ arguments = st.fixed_dictionaries(
         "mergeable": mostly(st.none() | tensors([torch.bool], st.integers(1, 2))),
         "threshold": mostly(st.sampled_from([0.8, 0, 1, 2, -1, float("inf"), 10**40])),
         "window": mostly(st.integers(0, 33)),
+        "keep": mostly(
+            st.sampled_from([0.5, 1.0, 0.01])
+            | st.integers(0, 4)
+            | st.lists(st.integers(0, 3), max_size=3)
+            | tensors([torch.int32], st.just(1))
+        ),
     }
 )
 
@@ -93,16 +99,18 @@ def same(ours: tuple[torch.Tensor, ...] | str, judge: tuple[torch.Tensor, ...] |
     )
 
 
-@pytest.mark.parametrize("op", ["pool", "pool_padded"])
+@pytest.mark.parametrize("op", ["pool", "pool_padded", "pool_to", "pool_padded_to"])
 @hypothesis.given(data=st.data(), given=arguments)
 def test_any_arguments_are_refused_in_words_or_pooled_right(op, data, given):
-    x = data.draw(mostly(tensors(DTYPES[:3], st.just(2 if op == "pool" else 3))))
-    options = {name: given[name] for name in ("mergeable", "threshold", "window")}
-    found = outcome(getattr(affinity_pool, op), x, given["index"], **options)
+    x = data.draw(mostly(tensors(DTYPES[:3], st.just(3 if "padded" in op else 2))))
+    chosen = ("mergeable", "keep") if op.endswith("_to") else ("mergeable", "threshold", "window")
+    options = {name: given[name] for name in chosen}
+    index = {"lengths" if "padded" in op else "cu_seqlens": given["index"]}
+    found = outcome(getattr(affinity_pool, op), x, **index, **options)
     if isinstance(found, tuple) and found[0].is_meta:
-        assert op == "pool_padded"
+        assert op != "pool"
         return
-    assert same(found, outcome(getattr(reference, op), x, given["index"], **options)), found
+    assert same(found, outcome(getattr(reference, op), x, **index, **options)), found
     if isinstance(found, str):
         assert OURS.match(found), found
 

@@ -29,6 +29,9 @@ mask, cu = torch.rand(18) < 0.8, torch.tensor([0, 5, 5, 18], dtype=torch.int32)
 for op, judge, args, options in [
     (ap.pool, reference.pool, (x, cu), dict(mergeable=mask)),
     (ap.pool_padded, reference.pool_padded, (x.view(2, 9, 4), None), dict(left_padded=True)),
+    (ap.pool_to, reference.pool_to, (x, 0.5, cu), dict(mergeable=mask)),
+    (ap.pool_to, reference.pool_to, (x, [2, 0, 9], cu), dict()),
+    (ap.pool_padded_to, reference.pool_padded_to, (x.view(2, 9, 4), 4), dict(left_padded=True)),
 ]:
     for a, b in zip(op(*args, **options), judge(*args, **options)):
         assert torch.equal(a, b)

@@ -34,9 +34,14 @@ FUNCTIONS: dict[str, Function] = {
     "pool_padded": lambda x: affinity_pool.pool_padded(batch(x), ints(7, 10), threshold=0.9, left_padded=True).values,
     "raw pool": lambda x: OPS.pool(x, None, None, 0.9, 3)[0],
     "raw pool_padded": lambda x: OPS.pool_padded(batch(x), ints(0, 8), None, 0.9, 3)[0],
+    "pool_to": lambda x: affinity_pool.pool_to(x, 1 / 3, ints(0, 3, 3, 10), mergeable=can_merge(TEXT)).values,
+    "pool_padded_to": lambda x: affinity_pool.pool_padded_to(batch(x), [2, 4], ints(7, 10), left_padded=True).values,
+    "raw pool_to": lambda x: OPS.pool_to(x, None, None, 1.0, [4])[0],
+    "raw pool_padded_to": lambda x: OPS.pool_padded_to(batch(x), None, None, 1.0, None, ints(4, 4))[0],
     "reference": lambda x: reference.pool(x, threshold=0.9).values,
     "reference padded": lambda x: reference.pool_padded(batch(x), ints(7, 10), threshold=0.9).values,
 }
+OURS = [name for name in FUNCTIONS if "reference" not in name]
 X, TANGENT = spell(TEXT, 3), torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -154,7 +159,7 @@ def test_tangents_in_padding_go_nowhere_and_boundaries_have_none():
     assert not any(t.any() for t in (lengths, segment_ids, counts))
 
 
-@pytest.mark.parametrize("function", ["pool", "pool_padded", "raw pool", "raw pool_padded"])
+@pytest.mark.parametrize("function", OURS)
 def test_compiled_transforms_are_the_eager_ones(function):
     f = FUNCTIONS[function]
     whole = "padded" in function  # a graph does not hold a number of groups that it then differentiates
@@ -162,20 +167,20 @@ def test_compiled_transforms_are_the_eager_ones(function):
     torch.testing.assert_close(compiled(X), jvp(grad(cubes(f)), (X,), (TANGENT,))[1])
 
 
-@pytest.mark.parametrize("function", ["pool", "pool_padded", "raw pool", "raw pool_padded"])
+@pytest.mark.parametrize("function", OURS)
 def test_what_is_not_mapped_may_be_pooled_inside_vmap(function):
     f = FUNCTIONS[function]
     assert torch.equal(vmap(lambda w: f(X).sum() * w)(torch.arange(3.0)), f(X).sum() * torch.arange(3.0))
 
 
-@pytest.mark.parametrize("function", ["pool", "pool_padded", "raw pool", "raw pool_padded"])
+@pytest.mark.parametrize("function", OURS)
 @pytest.mark.parametrize("transform", [lambda f: vmap(grad(f)), lambda f: grad(lambda x: vmap(f)(x).sum())])
 def test_a_mapped_gradient_says_what_to_call_instead(function, transform):
     with pytest.raises(NotImplementedError, match=r"have no vmap rule: .*Call pool_padded on the batch"):
         transform(cubes(FUNCTIONS[function]))(torch.stack([X, X]))
 
 
-@pytest.mark.parametrize("function", ["pool", "pool_padded"])
+@pytest.mark.parametrize("function", ["pool", "pool_padded", "pool_to", "pool_padded_to"])
 @pytest.mark.parametrize("transform", [functionalize, lambda f: functionalize(grad(cubes(f)))])
 def test_functionalize_is_refused_in_words(function, transform):
     with pytest.raises(NotImplementedError, match=r"have no rule for torch.func.functionalize\. torch.compile and"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from affinity_pool import AffinityPooler, pool, pool_padded, reference
+from affinity_pool import AffinityPooler, pool, pool_padded, pool_padded_to, pool_to, reference
 
 from .implementations import IMPLEMENTATIONS, Implementation
 
@@ -96,6 +96,51 @@ POOL_PADDED = [
 ]
 # fmt: on
 
+# fmt: off
+POOL_TO = [
+    ("x is a batch", (PADDED, 0.5), {}, ValueError, r"x must have shape \[N, D\], got \[2, 3, 4\]"),
+    ("x holds no data", (X.to("meta"), 0.5), {}, ValueError, r"x must hold data, got a meta tensor; only pool_padded_to or counts as ints can"),
+    ("cu_seqlens is int64", (X, 0.5, ints(0, 6, dtype=torch.int64)), {}, TypeError, r"cu_seqlens must be int32, got torch.int64"),
+    ("cu_seqlens of no sequence", (X, 0.5, ints(0)), {}, ValueError, r"cu_seqlens must end at the 6 rows of x, got 0"),
+    ("mergeable is short", (X, 0.5), {"mergeable": MASK[1:]}, ValueError, r"mergeable must have shape \[6\], one flag a row of x, got \[5\]"),
+    ("keep is None", (X, None), {}, TypeError, r"^keep must be a float \(a share\), an int or ints \(rows of each sequence\), or an int32 tensor, got NoneType None"),
+    ("keep is text", (X, "0.5"), {}, TypeError, r"keep must be a float .*, got str '0.5'"),
+    ("keep is a flag", (X, True), {}, TypeError, r"keep must be a float .*, got bool True"),
+    ("keep is an array", (X, MASK.int().numpy()), {}, TypeError, r"keep must be a float .*, got ndarray array"),
+    ("share of nothing", (X, 0.0), {}, ValueError, r"keep must be a share of rows in \(0, 1\], got 0.0"),
+    ("share below 0", (X, -0.5), {}, ValueError, r"keep must be a share of rows in \(0, 1\], got -0.5"),
+    ("share above 1", (X, 1.001), {}, ValueError, r"keep must be a share of rows in \(0, 1\], got 1.001"),
+    ("share is NaN", (X, math.nan), {}, ValueError, r"keep must be a share of rows in \(0, 1\], got nan"),
+    ("share is endless", (X, math.inf), {}, ValueError, r"keep must be a share of rows in \(0, 1\], got inf"),
+    ("no row", (X, 0), {}, ValueError, r"keep must be in 1..6 for the 6 rows of sequence 0, got 0"),
+    ("fewer than no row", (X, -1), {}, ValueError, r"keep must be in 1..6 for the 6 rows of sequence 0, got -1"),
+    ("more rows than there are", (X, 7), {}, ValueError, r"keep must be in 1..6 for the 6 rows of sequence 0, got 7"),
+    ("rows of nothing", (X[:0], 1), {}, ValueError, r"keep must be 0 for the 0 rows of sequence 0, got 1"),
+    ("a number for nobody", (X, [3, 3]), {}, ValueError, r"keep must have one int for each of the 1 sequences of x, got 2"),
+    ("no number", (X, []), {}, ValueError, r"keep must have one int for each of the 1 sequences of x, got 0"),
+    ("shares of each", (X, [0.5]), {}, TypeError, r"keep must hold ints \(rows of each sequence\), got float 0.5 at sequence 0"),
+    ("flags of each", (X, [3, True], ints(0, 3, 6)), {}, TypeError, r"keep must hold ints .*, got bool True at sequence 1"),
+    ("more than there are at all", (X, [3, 7], ints(0, 3, 6)), {}, ValueError, r"keep must be in 0..6 \(rows\), got 7 at sequence 1"),
+    ("counts are int64", (X, ints(3, dtype=torch.int64)), {}, TypeError, r"keep must be int32, got torch.int64"),
+    ("counts are one number", (X, ints(3)[0]), {}, ValueError, r"keep must have one dimension, got shape \[\]"),
+    ("counts are too many", (X, ints(3, 3)), {}, ValueError, r"keep must have one entry for each of the 1 sequences of x, got 2"),
+    ("counts elsewhere", (X, ints(3).to("meta")), {}, ValueError, r"keep must be on the device of x, cpu, got meta"),
+    ("counts are floats", (X, torch.ones(1)), {}, TypeError, r"keep must be int32, got torch.float32"),
+    ("counts and text", (X, 3), {"mergeable": MASK}, ValueError, r"keep must be a float \(a share of each run\) if mergeable is given, got counts"),
+    ("counts in a tensor and text", (X, ints(3)), {"mergeable": MASK}, ValueError, r"keep must be a float .* if mergeable is given, got counts"),
+]
+POOL_PADDED_TO = [
+    ("x is packed", (X, 0.5), {}, ValueError, r"x must have shape \[B, T, D\], got \[6, 4\]"),
+    ("lengths is short", (PADDED, 0.5, ints(3)), {}, ValueError, r"lengths must have one entry for each of the 2 sequences of x, got 1"),
+    ("mergeable is flat", (PADDED, 0.5), {"mergeable": MASK}, ValueError, r"mergeable must have shape \[2, 3\].*, got \[6\]"),
+    ("share above 1", (PADDED, 2.0), {}, ValueError, r"keep must be a share of rows in \(0, 1\], got 2.0"),
+    ("no row", (PADDED, 0), {}, ValueError, r"keep must be in 1..3 for the 3 rows of sequence 0, got 0"),
+    ("more than the width", (PADDED, [1, 4], ints(1, 3)), {}, ValueError, r"keep must be in 0..3 \(rows\), got 4 at sequence 1"),
+    ("counts are too few", (PADDED, [3]), {}, ValueError, r"keep must have one int for each of the 2 sequences of x, got 1"),
+    ("counts are int64", (PADDED, ints(3, 3, dtype=torch.int64)), {}, TypeError, r"keep must be int32, got torch.int64"),
+]
+# fmt: on
+
 # Values that no shape shows: the CPU kernel says the same as the reference, in the dispatcher's RuntimeError.
 # fmt: off
 CONTENT = [
@@ -107,6 +152,20 @@ CONTENT = [
     ("cu_seqlens end early", "pool", (X, ints(0, 5)), r"cu_seqlens must end at the 6 rows of x, got 5"),
     ("lengths negative", "pool_padded", (PADDED, ints(3, -1)), r"lengths must be in 0..3 \(the padded width of x\), got -1 at sequence 1"),
     ("lengths too long", "pool_padded", (PADDED, ints(4, 3)), r"lengths must be in 0..3 \(the padded width of x\), got 4 at sequence 0"),
+    ("no row of some", "pool_to", (X, [3, 0], ints(0, 3, 6)), r"keep must be in 1..3 for the 3 rows of sequence 1, got 0"),
+    ("more rows than of one", "pool_to", (X, [2, 3], ints(0, 4, 6)), r"keep must be in 1..2 for the 2 rows of sequence 1, got 3"),
+    ("more rows than of each", "pool_to", (X, 3, ints(0, 4, 6)), r"keep must be in 1..2 for the 2 rows of sequence 1, got 3"),
+    ("rows of an empty sequence", "pool_to", (X, [2, 1, 3], ints(0, 3, 3, 6)), r"keep must be 0 for the 0 rows of sequence 1, got 1"),
+    ("a row of each, one is empty", "pool_to", (X, 1, ints(0, 0, 6)), r"keep must be 0 for the 0 rows of sequence 0, got 1"),
+    ("tensor of no row", "pool_to", (X, ints(0)), r"keep must be in 1..6 for the 6 rows of sequence 0, got 0"),
+    ("tensor below 0", "pool_to", (X, ints(2, -2), ints(0, 3, 6)), r"keep must be in 1..3 for the 3 rows of sequence 1, got -2"),
+    ("tensor of too many", "pool_to", (X, ints(7)), r"keep must be in 1..6 for the 6 rows of sequence 0, got 7"),
+    ("cu_seqlens overrun, a share", "pool_to", (X, 0.5, ints(0, 7)), r"cu_seqlens must end at the 6 rows of x, got 7"),
+    ("cu_seqlens decrease, counts", "pool_to", (X, [1, 1, 1], ints(0, 5, 3, 6)), r"cu_seqlens must not decrease, got 5 then 3"),
+    ("lengths too long, a share", "pool_padded_to", (PADDED, 0.5, ints(4, 3)), r"lengths must be in 0..3 .*, got 4 at sequence 0"),
+    ("more than a length", "pool_padded_to", (PADDED, [1, 3], ints(1, 2)), r"keep must be in 1..2 for the 2 rows of sequence 1, got 3"),
+    ("more than a length, all", "pool_padded_to", (PADDED, 2, ints(1, 2)), r"keep must be in 1..1 for the 1 rows of sequence 0, got 2"),
+    ("tensor and lengths", "pool_padded_to", (PADDED, ints(0, 0), ints(0, 2)), r"keep must be in 1..2 for the 2 rows of sequence 1, got 0"),
 ]
 # fmt: on
 
@@ -131,6 +190,21 @@ DIRECT = [
     ("pool_padded: lengths is int64", OPS.pool_padded, (PADDED, ints(3, 3).long(), None, 0.8, 3), r"lengths must be int32"),
     ("pool_padded: lengths is short", OPS.pool_padded, (PADDED, ints(3), None, 0.8, 3), r"lengths must have one entry for each of the 2 sequences"),
     ("pool_padded: mergeable is flat", OPS.pool_padded, (PADDED, None, MASK, 0.8, 3), r"mergeable must have the shape of x"),
+    ("pool_to: x is a batch", OPS.pool_to, (PADDED, None, None, 0.5), r"x must have shape \[N, D\], got 3 dimensions"),
+    ("pool_to: share is 0", OPS.pool_to, (X, None, None, 0.0), r"share must be in \(0, 1\], got 0"),
+    ("pool_to: share is NaN", OPS.pool_to, (X, None, None, math.nan), r"share must be in \(0, 1\], got nan"),
+    ("pool_to: share above 1", OPS.pool_to, (X, None, None, 1.5), r"share must be in \(0, 1\], got 1.5"),
+    ("pool_to: two kinds of rows", OPS.pool_to, (X, None, None, 1.0, [3], ints(3)), r"rows and rows_tensor must not both be given"),
+    ("pool_to: rows and text", OPS.pool_to, (X, None, MASK, 1.0, [3]), r"mergeable must be None if rows are given, not a share"),
+    ("pool_to: rows_tensor and text", OPS.pool_to, (X, None, MASK, 1.0, None, ints(3)), r"mergeable must be None if rows are given"),
+    ("pool_to: rows of others", OPS.pool_to, (X, None, None, 1.0, [1, 2]), r"rows must be one int, or one for each of the 1 sequences of x, got 2"),
+    ("pool_to: rows below 0", OPS.pool_to, (X, None, None, 1.0, [-1]), r"rows must be in 0..6, got -1"),
+    ("pool_to: rows of 2^32 + 1", OPS.pool_to, (X, None, None, 1.0, [2**32 + 1]), r"rows must be in 0..6, got 4294967297"),
+    ("pool_to: rows_tensor is int64", OPS.pool_to, (X, None, None, 1.0, None, ints(3).long()), r"rows_tensor must be int32"),
+    ("pool_to: rows_tensor of others", OPS.pool_to, (X, None, None, 1.0, None, ints(3, 3)), r"rows_tensor must have one entry for each of the 1"),
+    ("pool_padded_to: x is packed", OPS.pool_padded_to, (X, None, None, 0.5), r"x must have shape \[B, T, D\], got 2 dimensions"),
+    ("pool_padded_to: rows of others", OPS.pool_padded_to, (PADDED, None, None, 1.0, [1, 1, 1]), r"rows must be one int, or one for each of the 2"),
+    ("pool_padded_to: rows beyond", OPS.pool_padded_to, (PADDED, None, None, 1.0, [4]), r"rows must be in 0..3, got 4"),
     ("pool_padded: mergeable is long", OPS.pool_padded, (PADDED, None, MASK.view(3, 2), 0.8, 3), r"mergeable must have the shape of x"),
 ]
 # fmt: on
@@ -150,6 +224,24 @@ def test_pool_says_what_is_wrong(function: Callable[..., Any], arguments, keywor
     ("arguments", "keywords", "error", "words"), [pytest.param(*row[1:], id=row[0]) for row in POOL_PADDED]
 )
 def test_pool_padded_says_what_is_wrong(function: Callable[..., Any], arguments, keywords, error, words):
+    with pytest.raises(error, match=words):
+        function(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("function", [pool_to, reference.pool_to], ids=["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "error", "words"), [pytest.param(*row[1:], id=row[0]) for row in POOL_TO]
+)
+def test_pool_to_says_what_is_wrong(function: Callable[..., Any], arguments, keywords, error, words):
+    with pytest.raises(error, match=words):
+        function(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("function", [pool_padded_to, reference.pool_padded_to], ids=["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "error", "words"), [pytest.param(*row[1:], id=row[0]) for row in POOL_PADDED_TO]
+)
+def test_pool_padded_to_says_what_is_wrong(function: Callable[..., Any], arguments, keywords, error, words):
     with pytest.raises(error, match=words):
         function(*arguments, **keywords)
 

@@ -19,8 +19,8 @@ from affinity_pool import Pooled, PooledPadded
 
 from .cases import same_bits, spell
 
-both_ops = pytest.mark.parametrize("op", ["pool", "pool_padded"])
-NAMES = {"pool": Pooled, "pool_padded": PooledPadded}
+NAMES = {"pool": Pooled, "pool_padded": PooledPadded, "pool_to": Pooled, "pool_padded_to": PooledPadded}
+every_op = pytest.mark.parametrize("op", NAMES)
 
 
 class Module(torch.nn.Module):
@@ -31,20 +31,21 @@ class Module(torch.nn.Module):
         self.op = op
 
     def forward(self, x: torch.Tensor) -> dict[str, Pooled | PooledPadded]:
-        return {"pooled": getattr(affinity_pool, self.op)(x, threshold=0.9)}
+        options = {"keep": 0.5} if self.op.endswith("_to") else {"threshold": 0.9}
+        return {"pooled": getattr(affinity_pool, self.op)(x, **options)}
 
 
 def rows(op: str, text: str) -> torch.Tensor:
     x = spell(text, 8)
-    return x if op == "pool" else torch.stack([x, x.flip(0)])
+    return torch.stack([x, x.flip(0)]) if "padded" in op else x
 
 
 def exported(op: str, strict: bool) -> torch.export.ExportedProgram:
-    length = {0 if op == "pool" else 1: torch.export.Dim("length")}
+    length = {1 if "padded" in op else 0: torch.export.Dim("length")}
     return torch.export.export(Module(op), (rows(op, "AABBC"),), dynamic_shapes={"x": length}, strict=strict)
 
 
-@both_ops
+@every_op
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_saved_program_gives_back_named_tuples(op, strict, tmp_path):
     torch.export.save(exported(op, strict), tmp_path / "program.pt2")
@@ -68,14 +69,15 @@ print(type(pooled).__name__, pooled.counts.tolist())
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="AOTInductor needs a C++ compiler")
-def test_a_program_compiled_ahead_of_time_runs(tmp_path):
+@pytest.mark.parametrize("op", ["pool_padded", "pool_padded_to"])
+def test_a_program_compiled_ahead_of_time_runs(op, tmp_path):
     path = torch._inductor.aoti_compile_and_package(
-        exported("pool_padded", strict=False), package_path=str(tmp_path / "program.pt2")
+        exported(op, strict=False), package_path=str(tmp_path / "program.pt2")
     )
-    x = rows("pool_padded", "AAABBBCCC")
+    x = rows(op, "AAABBBCCC")
     result = torch._inductor.aoti_load_package(path)(x)["pooled"]
     assert isinstance(result, PooledPadded)
-    assert same_bits(result, Module("pool_padded")(x)["pooled"])
+    assert same_bits(result, Module(op)(x)["pooled"])
 
 
 def through_a_file(result: Pooled | PooledPadded, path: Path) -> object:
@@ -83,7 +85,7 @@ def through_a_file(result: Pooled | PooledPadded, path: Path) -> object:
     return torch.load(path)  # weights_only, torch's default
 
 
-@both_ops
+@every_op
 @pytest.mark.parametrize(
     "copied",
     [lambda r, _: copy.deepcopy(r), lambda r, _: pickle.loads(pickle.dumps(r)), through_a_file],
@@ -96,7 +98,7 @@ def test_results_can_be_copied_and_kept(op, copied: Callable[..., object], tmp_p
     assert same_bits(there, result)
 
 
-@both_ops
+@every_op
 def test_a_tree_of_results_is_mapped_by_field(op):
     result = Module(op)(rows(op, "AABBC"))
     shapes = torch.utils._pytree.tree_map(lambda tensor: tensor.shape, result)["pooled"]

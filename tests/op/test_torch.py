@@ -13,7 +13,7 @@ import affinity_pool
 from .cases import DTYPES, can_merge, same_bits, spell
 
 OPS = torch.ops.affinity_pool
-both_ops = pytest.mark.parametrize("op", ["pool", "pool_padded"])
+every_op = pytest.mark.parametrize("op", ["pool", "pool_padded", "pool_to", "pool_padded_to"])
 TEXT = "AAABBaAACC"
 
 
@@ -25,12 +25,25 @@ def batch(x: torch.Tensor) -> torch.Tensor:
     return torch.stack([x, x.flip(0), x * 2])
 
 
+def rows_for(op: str, x: torch.Tensor) -> torch.Tensor:
+    return batch(x) if "padded" in op else x
+
+
+def called(op: str, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """With what the op cannot do without."""
+    return tuple(getattr(affinity_pool, op)(x, *([0.5] if op.endswith("_to") else [])))
+
+
 def values_of(op: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """``x [N, D]`` to the values of a call with text and several sequences; small changes leave its groups alone."""
     mask = can_merge(TEXT)
     if op == "pool":
         return lambda x: affinity_pool.pool(x, ints(0, 2, 2, 10), mergeable=mask, threshold=0.9).values
     masks = torch.stack([mask, mask.flip(0), mask])
+    if op == "pool_to":
+        return lambda x: affinity_pool.pool_to(x, 0.4, ints(0, 2, 2, 10), mergeable=mask).values
+    if op == "pool_padded_to":
+        return lambda x: affinity_pool.pool_padded_to(batch(x), [3, 0, 4], ints(7, 0, 10), left_padded=True).values
     return lambda x: affinity_pool.pool_padded(batch(x), ints(7, 0, 10), mergeable=masks, threshold=0.9).values
 
 
@@ -52,6 +65,24 @@ def opcheck_inputs() -> list:
             OPS.pool_padded.default, (batch(x).requires_grad_(), ints(3, 0, 10), None, 0.8, 3), id="padded, gradient"
         ),
         pytest.param(OPS.pool_padded.default, (batch(x)[:, :0], None, None, 0.8, 3), id="padded, empty"),
+        pytest.param(OPS.pool_to.default, (x, None, None, 0.5), id="to a share"),
+        pytest.param(OPS.pool_to.default, (x.bfloat16(), ints(0, 4, 4, 10), mask, 0.5), id="to a share, all arguments"),
+        pytest.param(OPS.pool_to.default, (x, ints(0, 4, 4, 10), None, 1.0, [2, 0, 3]), id="to ints"),
+        pytest.param(OPS.pool_to.default, (x, ints(0, 4, 10), None, 1.0, [2]), id="to one int"),
+        pytest.param(OPS.pool_to.default, (x, ints(0, 4, 10), None, 1.0, None, ints(2, 5)), id="to a tensor"),
+        pytest.param(OPS.pool_to.default, (x.clone().requires_grad_(), None, None, 1.0, [4]), id="to ints, gradient"),
+        pytest.param(OPS.pool_to.default, (x[:0], ints(0), None, 0.5), id="to a share, empty"),
+        pytest.param(
+            OPS.pool_padded_to.default,
+            (batch(x).half(), ints(3, 0, 10), mask.expand(3, 10), 0.5, None, None, True),
+            id="padded to a share, all arguments",
+        ),
+        pytest.param(OPS.pool_padded_to.default, (batch(x), None, None, 1.0, [2, 3, 4]), id="padded to ints"),
+        pytest.param(
+            OPS.pool_padded_to.default,
+            (batch(x).requires_grad_(), ints(3, 0, 10), None, 1.0, None, ints(1, 0, 9), True),
+            id="padded to a tensor, gradient",
+        ),
     ]
 
 
@@ -60,20 +91,49 @@ def test_opcheck_passes_with_all_its_tests(op, arguments):
     torch.library.opcheck(op, arguments)
 
 
-@both_ops
+@every_op
 def test_compiles_whole_and_does_not_recompile_for_a_new_length(op):
     counter = CompileCounterWithBackend("aot_eager")
-    function = getattr(affinity_pool, op)
-    compiled = torch.compile(lambda x: tuple(function(x)), backend=counter, fullgraph=True, dynamic=True)
+    compiled = torch.compile(lambda x: called(op, x), backend=counter, fullgraph=True, dynamic=True)
     compiles = []
     for text in ("AAABB", "AABBCCBBA", "ABABABABABABABABA", "AAA"):
-        x = spell(text, 8) if op == "pool" else batch(spell(text, 8))
-        assert same_bits(compiled(x), function(x))
+        x = rows_for(op, spell(text, 8))
+        assert same_bits(compiled(x), called(op, x))
         compiles.append(counter.frame_count)
     assert compiles == compiles[:1] * 4
 
 
-@both_ops
+@pytest.mark.parametrize("op", ["pool_to", "pool_padded_to"])
+def test_compiles_once_for_every_count(op):
+    """Ints, and lists of them, are symbols of the graph: so is the number of rows that come out of it."""
+    counter = CompileCounterWithBackend("aot_eager")
+    function = getattr(affinity_pool, op)
+    cu_seqlens, x = ([ints(0, 6, 10)], spell(TEXT, 8)) if op == "pool_to" else ([], batch(spell(TEXT, 8))[:2])
+
+    def call(x: torch.Tensor, counts: list[int], count: int) -> tuple[torch.Tensor, ...]:
+        return *function(x, counts, *cu_seqlens), *function(x, count, *cu_seqlens)
+
+    compiled = torch.compile(call, backend=counter, fullgraph=True, dynamic=True)
+    compiles = []
+    for counts, count in (([5, 3], 2), ([4, 2], 3), ([3, 4], 4), ([2, 3], 2)):
+        assert same_bits(compiled(x, counts, count), call(x, counts, count))
+        compiles.append(counter.frame_count)
+    assert compiles == compiles[:1] * 4
+
+
+def test_a_count_makes_static_shapes():
+    """What is fixed beforehand: the number of rows that come out needs no data."""
+    graph = torch.export.export(ToFour(), (spell(TEXT, 8),)).graph_module.graph
+    output = next(node for node in graph.nodes if node.op == "output")
+    assert output.args[0][0].meta["val"].shape == (4, 8)
+
+
+class ToFour(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return affinity_pool.pool_to(x, 4).values
+
+
+@every_op
 def test_compiled_gradients_are_the_eager_ones(op):
     function, x = values_of(op), spell(TEXT, 8)
     weights = torch.randn(function(x).shape)
@@ -92,38 +152,37 @@ def test_inductor_keeps_the_op_whole():
     assert same_bits(compiled(x), affinity_pool.pool(x, threshold=0.9))
 
 
-@both_ops
+@every_op
 def test_exports_with_a_dynamic_length(op):
     class Module(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(getattr(affinity_pool, op)(x, threshold=0.9))
+            return called(op, x)
 
     def of(text: str) -> torch.Tensor:
-        return spell(text, 8) if op == "pool" else batch(spell(text, 8))
+        return rows_for(op, spell(text, 8))
 
-    length = {0 if op == "pool" else 1: torch.export.Dim("length")}
+    length = {1 if "padded" in op else 0: torch.export.Dim("length")}
     exported = torch.export.export(Module(), (of("AABBC"),), dynamic_shapes={"x": length})
     assert same_bits(exported.module()(of("AAABBBCCC")), Module()(of("AAABBBCCC")))
 
 
-@both_ops
+@every_op
 def test_vmap_says_what_to_call_instead(op):
-    x = torch.randn(2, 4, 3) if op == "pool" else torch.randn(2, 2, 4, 3)
+    x = torch.randn(2, 2, 4, 3) if "padded" in op else torch.randn(2, 4, 3)
     with pytest.raises(NotImplementedError, match=r"have no vmap rule: .*Call pool_padded on the batch, or pool with"):
-        torch.vmap(lambda rows: getattr(affinity_pool, op)(rows).values)(x)
+        torch.vmap(lambda rows: called(op, rows)[0])(x)
 
 
-@both_ops
+@every_op
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_autocast_leaves_dtypes_alone(op, dtype):
-    x = spell(TEXT, 8, dtype) if op == "pool" else batch(spell(TEXT, 8, dtype))
-    function = getattr(affinity_pool, op)
-    plain = function(x)
+    x = rows_for(op, spell(TEXT, 8, dtype))
+    plain = called(op, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert same_bits(function(x), plain)
+        assert same_bits(called(op, x), plain)
 
 
-@both_ops
+@every_op
 @pytest.mark.filterwarnings("ignore:Input #. requires gradient and is not a double")
 def test_gradcheck_and_gradgradcheck(op):
     """In float32, which is what the op takes: within a group the op is linear, so a large step is exact."""
@@ -143,7 +202,7 @@ def test_each_row_gets_its_share_of_its_group_s_gradient(dtype):
     torch.testing.assert_close(gradient, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
 
 
-@both_ops
+@every_op
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [3, 257, 2049])
 def test_gradients_are_no_worse_than_those_of_torch_s_mean(op, dtype, size):
@@ -158,9 +217,9 @@ def test_gradients_are_no_worse_than_those_of_torch_s_mean(op, dtype, size):
         return (gradient.double() - truth).abs().max().item()
 
     def pooled(leaf: torch.Tensor) -> torch.Tensor:
-        if op == "pool":
-            return affinity_pool.pool(leaf, threshold=0.5).values
-        return affinity_pool.pool_padded(leaf.unsqueeze(0), threshold=0.5).values[0, :1]
+        options = {"keep": 1} if op.endswith("_to") else {"threshold": 0.5}
+        function = getattr(affinity_pool, op)
+        return function(leaf.unsqueeze(0), **options).values[0, :1] if "padded" in op else function(leaf, **options)[0]
 
     assert error(pooled) <= error(lambda leaf: leaf.mean(0, keepdim=True))
 
@@ -184,7 +243,8 @@ def test_padding_has_no_gradient_and_gives_none():
 def test_boundaries_carry_no_gradient():
     packed = affinity_pool.pool(spell(TEXT, 8).requires_grad_())
     padded = affinity_pool.pool_padded(batch(spell(TEXT, 8)).requires_grad_())
-    for values, *boundaries in (packed, padded):
+    counted = affinity_pool.pool_to(spell(TEXT, 8).requires_grad_(), 3)
+    for values, *boundaries in (packed, padded, counted):
         assert values.requires_grad
         assert not any(t.requires_grad for t in boundaries)
 
@@ -195,7 +255,7 @@ def test_a_nan_row_leaves_other_gradients_finite():
     assert gradient[[0, 1, 3, 4]].eq(0.5).all()
 
 
-@both_ops
+@every_op
 def test_no_graph_is_kept_without_need(op):
     x = spell(TEXT, 8).requires_grad_()
     with torch.no_grad():
@@ -209,3 +269,7 @@ def test_meta_tensors_have_the_padded_shapes():
     result = affinity_pool.pool_padded(torch.empty(2, 5, 3, device="meta", dtype=torch.bfloat16))
     assert [tuple(t.shape) for t in result] == [(2, 5, 3), (2,), (2, 5), (2, 5)]
     assert result.values.dtype == torch.bfloat16
+    result = affinity_pool.pool_padded_to(torch.empty(2, 5, 3, device="meta"), 0.5)
+    assert [tuple(t.shape) for t in result] == [(2, 5, 3), (2,), (2, 5), (2, 5)]
+    result = affinity_pool.pool_to(torch.empty(5, 3, device="meta"), 2)
+    assert [tuple(t.shape) for t in result] == [(2, 3), (2,), (5,), (2,)]
