@@ -58,6 +58,10 @@ struct Case {
   int batch, rows, dim, window;
   double threshold;
   bool masked, garbage;
+  enum { kThreshold, kShare, kEach, kCounts } rule;
+  double share;
+  int each;
+  std::vector<int> counts;                         // of each sequence
   std::vector<int> bounds;                         // packed: cu_seqlens, padded: lengths
   std::vector<std::pair<int64_t, int>> sequences;  // first row and length
 };
@@ -89,11 +93,17 @@ Case draw_case(int most_rows) {
   if (c.dim > 1000) most_rows = std::min(most_rows, c.dim > 4000 ? 30 : 90);
   c.window = pick({1, 2, 3, 3, 4, 5, 8, 32});
   c.threshold = pick({-1.0, 0.3, 0.6, 0.8, 0.95, 2.0});
-  c.masked = upto(2) == 0;
+  c.rule = pick({Case::kThreshold, Case::kThreshold, Case::kShare, Case::kEach, Case::kCounts});
+  c.share = pick({0.01, 0.25, 1 / 3.0, 0.5, 0.8, 1.0});
+  if (c.rule != Case::kThreshold) c.window = 1;
+  c.masked = c.rule <= Case::kShare && upto(2) == 0;
   c.garbage = upto(9) == 0 && kGarbage;
   const int longest = std::max(1, most_rows / c.batch);
   std::vector<int> lengths;
   for (int b = 0; b < c.batch; ++b) lengths.push_back(pick({0, 1, 7, 8, 9, upto(longest), upto(longest), longest}));
+  // One number for all is right for all but shorter ones, of which every row is left.
+  c.each = 1 + upto(longest);
+  for (int n : lengths) c.counts.push_back(c.rule == Case::kEach ? std::min(n, c.each) : n == 0 ? 0 : 1 + upto(n - 1));
   if (c.layout == Layout::kPacked) {
     c.bounds = {0};
     for (int n : lengths) {
@@ -111,6 +121,8 @@ Case draw_case(int most_rows) {
   if (c.garbage)
     for (int& bound : c.bounds)
       bound = pick({bound, -5, upto(c.rows), 2 * c.rows + 3, std::numeric_limits<int>::max()});
+  if (c.garbage)
+    for (int& count : c.counts) count = pick({count, -7, 0, 2 * c.rows + 3, std::numeric_limits<int>::max()});
   return c;
 }
 
@@ -136,7 +148,53 @@ struct Groups {
   bool sure = true;  // no similarity lies within rounding of the threshold
 };
 
+// Groups of one run that begin where its links are weakest.
+void add_run(const Case& c, const void* x, int64_t first, int length, int groups, Groups& g) {
+  std::vector<std::pair<double, int>> links;
+  for (int t = 1; t < length; ++t) {
+    double ab = 0, aa = 0, bb = 0;
+    for (int d = 0; d < c.dim; ++d) {
+      const double a = value_of(x, c.dtype, (first + t) * c.dim + d),
+                   b = value_of(x, c.dtype, (first + t - 1) * c.dim + d);
+      ab += a * b, aa += a * a, bb += b * b;
+    }
+    links.emplace_back(std::isfinite(aa) && std::isfinite(bb) ? ab / std::sqrt(aa * bb) : -INFINITY, t);
+  }
+  std::sort(links.begin(), links.end());
+  std::vector<bool> begins(length, false);
+  begins[0] = true;
+  for (int i = 0; i < groups - 1; ++i) begins[links[i].second] = true;
+  if (groups > 1 && groups < length) {
+    const double taken = links[groups - 2].first, left = links[groups - 1].first;
+    // Minus infinity is exact, and so is the order of what is equal to it.
+    if (std::isfinite(taken) && left - taken < 1e-5) g.sure = false;
+  }
+  for (int t = 0; t < length; ++t)
+    if (begins[t])
+      g.count.push_back(1);
+    else
+      ++g.count.back();
+}
+
+Groups groups_to(const Case& c, const void* x, const bool* mergeable) {
+  Groups g;
+  for (size_t b = 0; b < c.sequences.size(); ++b) {
+    const auto [first, length] = c.sequences[b];
+    const size_t before = g.count.size();
+    for (int begin = 0, end = 0; begin < length; begin = end) {
+      end = begin + 1;
+      while (end < length && (mergeable == nullptr || (mergeable[first + begin] && mergeable[first + end]))) ++end;
+      const int64_t left =
+          c.rule == Case::kShare ? affinity_pool::rows_left(end - begin, c.share) : static_cast<int64_t>(c.counts[b]);
+      add_run(c, x, first + begin, end - begin, static_cast<int>(left), g);
+    }
+    g.lengths.push_back(static_cast<int>(g.count.size() - before));
+  }
+  return g;
+}
+
 Groups groups_of(const Case& c, const void* x, const bool* mergeable) {
+  if (c.rule != Case::kThreshold) return groups_to(c, x, mergeable);
   Groups g;
   for (auto [first, length] : c.sequences) {
     int opened = 0;
@@ -188,6 +246,7 @@ std::string judge(const Case& c, const Groups& g, const void* x, const void* val
           const double v = value_of(x, c.dtype, (first + t + r) * c.dim + d);
           sum += v, size += std::abs(v);
         }
+        if (!std::isfinite(sum) && g.count[group] > 1) continue;  // as far as the number allowed, it was alone
         const double mean = sum / g.count[group], got = value_of(values, c.dtype, row * c.dim + d);
         const double eps = c.dtype == Dtype::kFloat32 ? 1e-5 : c.dtype == Dtype::kFloat16 ? 1e-3 : 8e-3;
         if (g.count[group] > 1 ? !(std::abs(got - mean) <= eps * size / g.count[group] + 1e-6)
@@ -226,6 +285,8 @@ std::string one_case(int most_rows) {
   for (int64_t t = 0; c.masked && t < total; ++t) mergeable[t] = upto(9) != 0;
   int* bounds = memory.take<int>(static_cast<int64_t>(c.bounds.size()), 0);
   std::copy(c.bounds.begin(), c.bounds.end(), bounds);
+  int* promised = memory.take<int>(c.batch, 0);
+  std::copy(c.counts.begin(), c.counts.end(), promised);
   const Groups groups = c.garbage ? Groups{{}, {}, false} : groups_of(c, x, mergeable);
   std::vector<unsigned char> first_result;
   for (int schedule = 0; schedule < 2; ++schedule) {
@@ -247,7 +308,18 @@ std::string one_case(int most_rows) {
     p.threshold = c.threshold;
     p.window = c.window;
     p.values = values;
-    p.value_rows = c.rows;
+    // All that there may be, or all that is promised.
+    int64_t value_rows = c.rows;
+    if (c.layout == Layout::kPacked && c.rule == Case::kCounts) {
+      value_rows = 0;
+      for (int count : c.counts) value_rows += std::clamp(count, 0, c.rows);
+      value_rows = std::min<int64_t>(value_rows, c.rows);
+    }
+    p.value_rows = static_cast<int>(value_rows);
+    p.fills_value_rows = c.layout == Layout::kPacked && c.rule == Case::kCounts;
+    p.promise.share = c.share;
+    if (c.rule == Case::kEach) p.promise.each = c.each;
+    if (c.rule == Case::kCounts) p.promise.rows = promised;
     p.lengths = lengths;
     p.segment_ids = ids;
     p.counts = counts;
@@ -257,7 +329,7 @@ std::string one_case(int most_rows) {
     launch.order = pick({emulator::Launch::kAscending, emulator::Launch::kRandom, emulator::Launch::kDescending});
     launch.yield_percent = static_cast<unsigned>(pick({0, 10, 50}));
     launch.seed = rng();
-    const std::string error = emulator::pool(p, c.dtype, launch);
+    const std::string error = (c.rule == Case::kThreshold ? emulator::pool : emulator::pool_to)(p, c.dtype, launch);
     if (!error.empty()) return error;
     if (groups.sure) {
       const std::string wrong = judge(c, groups, x, values, lengths, ids, counts);

@@ -20,7 +20,7 @@ import emulator
 pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
 TESTS = Path(__file__).parents[1]
 # What a GPU promises as well: all but refusals of what only a look at the data shows.
-CLAIMS = ("test_rule.py", "test_shapes.py", "test_torch.py")
+CLAIMS = ("test_rule.py", "test_shapes.py", "test_pool_to.py", "test_torch.py")
 REFUSALS = "test_errors.py::test_the_op_itself_says_what_is_wrong"
 
 CAPTURE = """
@@ -82,6 +82,44 @@ for error, words in ((719, "launching the kernel: unspecified launch failure"), 
     assert torch.equal(affinity_pool.pool_padded(x, left_padded=True).values, plain.values)
 """
 
+PROMISES = """
+x = torch.randn(3, 40, 64, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 1)
+lengths = torch.tensor([70, 1, 80], dtype=torch.int32)
+calls = [
+    lambda: affinity_pool.pool_padded_to(x, 0.5, lengths, left_padded=True),
+    lambda: affinity_pool.pool_padded_to(x, 40),
+    lambda: affinity_pool.pool_padded_to(x, [40, 40, 40]),
+    lambda: affinity_pool.pool_padded_to(x, torch.tensor([40, 1, 7], dtype=torch.int32), lengths),
+    lambda: affinity_pool.pool_to(x[0], 40),
+    lambda: affinity_pool.pool_to(x[0], 0.5),
+    lambda: affinity_pool.pool_to(x.flatten(0, 1), 17, torch.tensor([0, 80, 160, 240], dtype=torch.int32)),
+]
+cuda.emulate_a_wait_is_an_error(True)
+plain = [call() for call in calls]
+plain.append(affinity_pool.pool_to(x.flatten(0, 1), [3, 40, 80], torch.tensor([0, 80, 160, 240], dtype=torch.int32)))
+cuda.emulate_capture(True)
+for call, result in zip(calls, plain):
+    assert all(torch.equal(a, b) for a, b in zip(call(), result))
+for refused in (
+    lambda: affinity_pool.pool_padded_to(x, [40, 41, 42]),
+    lambda: affinity_pool.pool_to(x[0], 0.5, torch.tensor([0, 80], dtype=torch.int32)),
+):
+    try:
+        refused()
+    except RuntimeError as error:
+        print(str(error).splitlines()[0])
+    else:
+        raise AssertionError("nothing was raised")
+cuda.emulate_capture(False)
+try:
+    affinity_pool.pool_to(x[0], 0.5, torch.tensor([0, 80], dtype=torch.int32))
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
+cuda.emulate_a_wait_is_an_error(False)
+waited = affinity_pool.pool_to(x[0], 0.5, torch.tensor([0, 80], dtype=torch.int32))
+assert waited.counts.tolist() == plain[5].counts.tolist()
+"""
+
 TAGS = """
 first, second = torch.randn(2, 5000, 1).sign()
 expected = affinity_pool.pool(second)
@@ -138,6 +176,14 @@ def test_a_captured_call_has_a_workspace_that_the_graph_owns(package: Path):
     """And `pool`, which has to wait for the number of groups, says that it cannot be captured."""
     refused = run(package, "-c", CAPTURE + OWNED)
     assert "pool cannot be captured in a CUDA graph, for its shapes depend on data: call pool_padded" in refused
+
+
+def test_promised_rows_need_no_wait_and_can_be_captured(package: Path):
+    """But for ints that differ, which a replay would look for on the host, and numbers that only data tell."""
+    differ, unknown, waited = run(package, "-c", CAPTURE + PROMISES).splitlines()
+    assert "rows that differ cannot be captured in a CUDA graph" in differ
+    assert "pool_to cannot be captured in a CUDA graph, for its shapes depend on data: call pool_padded_to" in unknown
+    assert "waiting for the kernel" in waited
 
 
 def test_a_driver_that_lets_graphs_own_nothing_gets_a_memset(package: Path):

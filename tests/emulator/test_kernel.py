@@ -33,6 +33,67 @@ def test_schedules_leave_no_trace(case, left, seeds):
         assert all(same_bits(first, other) for other in others)
 
 
+@given(
+    case=cases(max_size=60),
+    share=st.sampled_from([0.1, 0.4, 0.75, 1.0]),
+    left=st.booleans(),
+    seeds=st.lists(st.integers(0, 2**32), min_size=3, max_size=3),
+)
+def test_schedules_leave_no_trace_in_promised_rows(case, share, left, seeds):
+    x, lengths, mergeable = case.padded(left)
+    padded = [
+        emulator.pool_padded_to(x, share, lengths, mergeable=mergeable, left_padded=left, seed=seed) for seed in seeds
+    ]
+    packed = [emulator.pool_to(case.x, share, case.cu_seqlens, mergeable=case.mergeable, seed=seed) for seed in seeds]
+    for first, *others in (padded, packed):
+        assert all(same_bits(first, other) for other in others)
+
+
+@pytest.mark.parametrize("counts", [[0, 5, 3], [-4, 2, 9], [2**31 - 1, 1, 1], [-(2**31), 0, 0]])
+def test_counts_that_make_no_sense_are_clamped(counts):
+    """1 at least, all rows at most; and 0 of an empty sequence."""
+    x, cu_seqlens = spell("ABABAB", 8), torch.tensor([0, 3, 3, 6], dtype=torch.int32)
+    expected = [min(max(counts[0], 1), 3), 0, min(max(counts[2], 1), 3)]
+    assert emulator.pool_to(x, torch.tensor(counts).int(), cu_seqlens).cu_seqlens.diff().tolist() == expected
+    padded = emulator.pool_padded_to(x.view(2, 3, 8), torch.tensor(counts[::2]).int())
+    assert padded.lengths.tolist() == expected[::2]
+
+
+def test_ints_that_bounds_leave_no_room_for_are_filled_with_zeros():
+    """What a GPU cannot refuse without waiting: three rows of two, one row of four."""
+    x, cu_seqlens = spell("ABABAB", 8), torch.tensor([0, 2, 6], dtype=torch.int32)
+    for counts, groups in (([3, 1], [1, 1, 4, 0]), ([0, 2], [2, 4]), ([3, 3], [1, 1, 1, 1, 2, 0])):
+        result = emulator.pool_to(x, counts, cu_seqlens)
+        assert len(result.values) == sum(counts)
+        if counts != [0, 2]:  # more groups than promised: those that there is room for
+            assert result.counts.tolist() == groups
+            assert not result.values[-1].any()
+        assert result.counts[0] == groups[0]
+
+
+@pytest.mark.parametrize("bounds", [[5, 3, 0], [0, 600, 400], [-5, 2**31 - 1, 7], [400, 0, 400], [0, 0, 0]])
+@pytest.mark.parametrize("keep", [0.3, 2, [300, 100], torch.tensor([7, -3]).int()])
+def test_bounds_that_make_no_sense_end_with_promises_as_well(bounds, keep):
+    x = spell("AABABB" * 67, 8)[:400]
+    result = emulator.pool_to(x, keep, torch.tensor(bounds).int())
+    assert len(result.values) == len(result.counts) <= 400
+    assert not isinstance(keep, list) or len(result.values) == 400
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 33, 1032])
+def test_links_are_the_similarities_that_a_threshold_sees(dtype, dim):
+    """At a threshold that a link equals but for its last place, both rules see the same side."""
+    x = spell("A" * 90, dim, dtype, noise=0.5, seed=dim)
+    for count in (7, 30, 61, 88):
+        result = emulator.pool_to(x, count)
+        cosine = torch.nn.functional.cosine_similarity(x[1:].double(), x[:-1].double(), dim=1)
+        inner = cosine[result.segment_ids.diff() == 0].min().item()
+        outer = cosine[result.segment_ids.diff() == 1].max().item()
+        if inner - outer > 2e-6:
+            assert same_bits(emulator.pool(x, threshold=(inner + outer) / 2, window=1), result)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_a_mean_depends_on_its_group_alone(dtype, size):

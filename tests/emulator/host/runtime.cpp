@@ -25,7 +25,7 @@ namespace {
 
 Graph graph;
 Stream other_stream;
-bool capturing = false, owns_objects = true;
+bool capturing = false, owns_objects = true, may_wait = true;
 cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
 int memset_nodes = 0, allocations = 0, zeroed = 0;
 cudaError_t next_launch = cudaSuccess, last_error = cudaSuccess;
@@ -58,6 +58,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (!may_wait && stream == nullptr) return failed(cudaErrorNotSupported);
   return capturing && (stream == nullptr || mode != cudaStreamCaptureModeRelaxed) ? failed(cudaErrorNotSupported)
                                                                                   : cudaSuccess;
 }
@@ -143,6 +144,7 @@ cudaError_t launch_selection(const Selection& selection, cudaStream_t) {
 
 #define FOR_TESTS extern "C" __attribute__((visibility("default")))
 FOR_TESTS void emulate_capture(bool active) { capturing = active; }
+FOR_TESTS void emulate_a_wait_is_an_error(bool active) { may_wait = !active; }
 FOR_TESTS void emulate_the_end_of_the_graph() {
   for (UserObject* object : graph.objects) cudaUserObjectRelease(object, 1);
   graph.objects.clear();
