@@ -20,32 +20,36 @@ namespace affinity_pool {
 constexpr int kMaxWindow = 32;
 constexpr uint8_t kNoMatch = 255;
 
-// cos(a, b) >= threshold, decided in float64 from float32 sums: na * nb is exact in float64 and so is the root of a
-// square, hence bit-identical rows match at threshold 1.
+// Product of two norms, in float64 from float32 sums: na * nb is exact in float64 and so is the root of a square.
+AP_HOST_DEVICE double product_of_norms(float squared_norm_a, float squared_norm_b) {
+  constexpr double kEps2 = 1e-16;  // square of the floor of a norm, 1e-8
+  const double na = squared_norm_a > kEps2 ? squared_norm_a : kEps2;
+  const double nb = squared_norm_b > kEps2 ? squared_norm_b : kEps2;
+  return sqrt(na * nb);
+}
+
+// False for NaN too. A row that fails this matches nothing.
+AP_HOST_DEVICE bool are_finite(float squared_norm_a, float squared_norm_b) {
+  return squared_norm_a < HUGE_VALF && squared_norm_b < HUGE_VALF;
+}
+
+// cos(a, b) >= threshold, decided in float64: bit-identical rows match at threshold 1.
 struct MatchRule {
   double threshold;
 
   AP_HOST_DEVICE bool operator()(float dot, float squared_norm_a, float squared_norm_b) const {
-    constexpr double kEps2 = 1e-16;  // square of the floor of a norm, 1e-8
-    // False for NaN too. A row that fails this matches nothing.
-    const bool finite = squared_norm_a < HUGE_VALF && squared_norm_b < HUGE_VALF;
-    if (!finite || threshold > 1) return false;
+    if (!are_finite(squared_norm_a, squared_norm_b) || threshold > 1) return false;
     // Rounding can carry a dot below -|a||b|, so the end of the range is a rule of its own.
     if (threshold <= -1) return true;
-    const double na = squared_norm_a > kEps2 ? squared_norm_a : kEps2;
-    const double nb = squared_norm_b > kEps2 ? squared_norm_b : kEps2;
-    return dot >= threshold * sqrt(na * nb);
+    return dot >= threshold * product_of_norms(squared_norm_a, squared_norm_b);
   }
 };
 
-// What holds a row to the one before it, if a number of rows is promised: their cosine, from the same sums and in
-// float64 as well, so equal rows have equal links in every backend. A row that matches nothing has the weakest.
+// What holds a row to the one before it, if a number of rows is promised: their cosine in float64, so that equal rows
+// have equal links in every backend. A row that matches nothing has the weakest.
 AP_HOST_DEVICE double link_of(float dot, float squared_norm_a, float squared_norm_b) {
-  constexpr double kEps2 = 1e-16;
-  if (!(squared_norm_a < HUGE_VALF && squared_norm_b < HUGE_VALF)) return -HUGE_VAL;
-  const double na = squared_norm_a > kEps2 ? squared_norm_a : kEps2;
-  const double nb = squared_norm_b > kEps2 ? squared_norm_b : kEps2;
-  const double link = dot / sqrt(na * nb) + 0.0;  // there is one zero
+  if (!are_finite(squared_norm_a, squared_norm_b)) return -HUGE_VAL;
+  const double link = dot / product_of_norms(squared_norm_a, squared_norm_b) + 0.0;  // there is one zero
   return link == link ? link : -HUGE_VAL;
 }
 

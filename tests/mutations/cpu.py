@@ -18,15 +18,17 @@ CXX = os.environ.get("CXX", "g++")
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-w", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
 # Quick to fail first. test_instruction_sets would only look at sets that have no fault.
-TESTS = ["rule", "means", "shapes", "streaming", "invariance", "errors", "torch", "backends"]
+TESTS = ["rule", "pool_to", "means", "shapes", "streaming", "invariance", "errors", "torch", "backends"]
 
 ALGEBRA, ROWS, POOLING, OP = "csrc/algebra.h", "csrc/cpu/rows.h", "csrc/cpu/pooling.h", "csrc/cpu/affinity_pool.cpp"
+SELECTION = "csrc/cpu/selection.h"
 TENSORS = "csrc/tensors.h"
 STREAMING, AUTOGRAD = "affinity_pool/streaming.py", "affinity_pool/derivatives.py"
 REBUILDS = {
     ALGEBRA: ["csrc/cpu/portable.cpp", "csrc/cpu/affinity_pool.cpp"],
     ROWS: ["csrc/cpu/portable.cpp"],
     POOLING: ["csrc/cpu/affinity_pool.cpp"],
+    SELECTION: ["csrc/cpu/affinity_pool.cpp"],
     OP: ["csrc/cpu/affinity_pool.cpp"],
     TENSORS: ["csrc/cpu/affinity_pool.cpp"],
 }
@@ -36,16 +38,16 @@ FAULTS = [
     Fault("greater-for-at-least", ALGEBRA, "return dot >= threshold", "return dot > threshold"),
     Fault("eps-dropped", ALGEBRA, "kEps2 = 1e-16", "kEps2 = 0"),
     Fault("eps-not-squared", ALGEBRA, "kEps2 = 1e-16", "kEps2 = 1e-8"),
-    Fault("finite-check-dropped", ALGEBRA, "if (!finite || threshold > 1)", "if (threshold > 1)"),
+    Fault("finite-check-dropped", ALGEBRA, "if (!are_finite(squared_norm_a, squared_norm_b) || threshold > 1)", "if (threshold > 1)"),
     Fault("minus-one-not-special", ALGEBRA, "if (threshold <= -1) return true;", ""),
     Fault(
         "above-one-not-special",
         ALGEBRA,
-        "if (!finite || threshold > 1)",
-        "if (!finite)",
-        also=((ROWS, "if (match.threshold > 1)", "if (false)"),),
+        "squared_norm_b) || threshold > 1)",
+        "squared_norm_b))",
+        also=((ROWS, "if (match.threshold > 1) return;", ""),),
     ),
-    Fault("root-in-float32", ALGEBRA, "threshold * sqrt(na * nb)", "threshold * sqrtf(float(na) * float(nb))"),
+    Fault("root-in-float32", ALGEBRA, "return sqrt(na * nb)", "return sqrtf(float(na) * float(nb))"),
     # The scan
     Fault("window-one-short", ROWS, "lag > window || lag > t + r", "lag >= window || lag > t + r"),
     Fault("group-capped-one-short", ALGEBRA, "if (length < window) ++length", "if (length < window - 1) ++length"),
@@ -54,8 +56,8 @@ FAULTS = [
     Fault("farthest-match", ROWS, "l < L && k[r] == kNoMatch; ++l", "l < L; ++l"),
     Fault("last-pass-dropped", ROWS, "more && lag <= window; lag += L", "more && lag < window; lag += L"),
     Fault("passes-stop-at-last-row", ROWS, "more |= k[r] == kNoMatch", "more = k[r] == kNoMatch"),
-    Fault("mergeable-of-other-ignored", ROWS, " || !mergeable(t + r - lag)", ""),
-    Fault("mergeable-of-own-ignored", ROWS, "if (!mergeable(t + r)) continue;", ""),
+    Fault("mergeable-of-other-ignored", ROWS, " || !similarities.mergeable(t + r - lag)", ""),
+    Fault("mergeable-of-own-ignored", ROWS, "if (!similarities.mergeable(t + r)) continue;", ""),
     # Rows, norms, blocks
     Fault("norms-before-block-missing", ROWS, "    norms_before(begin);\n", ""),
     Fault("norms-before-block-one-short", ROWS, "? 0 : begin - window; t", "? 0 : begin - window + 1; t"),
@@ -64,8 +66,8 @@ FAULTS = [
     Fault(
         "group-closed-by-block",
         POOLING,
-        "      if (begin == 0) {\n        open_ = OpenGroup{window_};\n",
-        "      open_ = OpenGroup{window_};\n      if (begin == 0) {\n",
+        "      if (begin == 0) {\n        open_ = OpenGroup{window};\n",
+        "      open_ = OpenGroup{window};\n      if (begin == 0) {\n",
     ),
     Fault("group-start-kept-from-last-sequence", POOLING, "        opened_ = 0;\n", ""),
     # Means
@@ -82,6 +84,26 @@ FAULTS = [
     Fault("half-subnormals-cut", ROWS, "magnitude < 0x38800000u", "magnitude < 0x38000000u"),
     Fault("half-infinity-lost", ROWS, "| special |", "|"),
     Fault("bfloat16-rounds-up", ROWS, "b + 0x7fffu + ((b >> 16) & 1u)", "b + 0x8000u"),
+    Fault("bfloat16-nan-rounded-away", ROWS, "(~nan & (b + 0x7fffu + ((b >> 16) & 1u))) | (nan & 0x7fc00000u)", "b + 0x7fffu + ((b >> 16) & 1u)"),
+    # A promised number
+    Fault("link-not-a-cosine", ALGEBRA, "dot / product_of_norms(squared_norm_a, squared_norm_b) + 0.0", "dot + 0.0"),
+    Fault("two-zeros", ALGEBRA, "squared_norm_b) + 0.0;", "squared_norm_b);", also=((SELECTION, "links[a] < links[b] || (links[a] == links[b] && a < b)", "std::signbit(links[a]) != std::signbit(links[b]) ? std::signbit(links[a]) : links[a] < links[b] || (links[a] == links[b] && a < b)"),)),
+    Fault("not-finite-has-a-link", ALGEBRA, "if (!are_finite(squared_norm_a, squared_norm_b)) return -HUGE_VAL;", ""),
+    Fault("share-rounded-down", ALGEBRA, "ceil(product - 1e-9)", "floor(product)"),
+    Fault("share-without-slack", ALGEBRA, "ceil(product - 1e-9)", "ceil(product)"),
+    Fault("share-of-one-row-is-none", ALGEBRA, "return left < 1 ? (rows < 1 ? rows : 1) :", "return left < 1 ? 0 :"),
+    Fault("links-cross-text", ROWS, "similarities.mergeable(t + r) && similarities.mergeable(t + r - 1)", "similarities.mergeable(t + r)"),
+    Fault("links-of-text", ROWS, "similarities.mergeable(t + r) && similarities.mergeable(t + r - 1)", "similarities.mergeable(t + r - 1)"),
+    Fault("first-row-linked", ROWS, "const bool in_run = t + r > 0 && ", "const bool in_run = (t + r > 0 || rows.mergeable == nullptr) && "),
+    Fault("ties-to-the-latest", SELECTION, "links[a] == links[b] && a < b", "links[a] == links[b] && a > b"),
+    Fault("strongest-begin", SELECTION, "links[a] < links[b] ||", "links[a] > links[b] ||"),
+    Fault("one-too-many", SELECTION, "+ (groups - 1);", "+ std::min<int64_t>(groups, weakest_.size());"),
+    Fault("runs-do-not-end", SELECTION, "end < length && !std::isnan(links[end])", "end < length"),
+    Fault("counts-of-the-first-sequence", SELECTION, "promise_.of(sequence)", "promise_.of(0)"),
+    Fault("links-of-the-first-sequence", POOLING, "links.data() + row, sequences_[b].length", "links.data(), sequences_[b].length"),
+    Fault("count-too-large-unchecked", OP, " && rows_[b] <= length", ""),
+    Fault("count-too-small-unchecked", OP, "rows_[b] >= std::min<int64_t>(length, 1) && ", ""),
+    Fault("one-int-for-the-first-alone", OP, "rows->size() == 1 ? 0 : b", "b < static_cast<int64_t>(rows->size()) ? b : 0", also=((OP, "groups += rows_[b];", "groups += rows_[0];"),)),
     # Layout and padding
     Fault("values-in-padding-not-zeroed", OP, "std::memset(output.values + row", "if (false) std::memset(output.values + row"),
     Fault("counts-in-padding-not-zeroed", OP, "    std::fill_n(sizes + row, unused, 0);\n", ""),

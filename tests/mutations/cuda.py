@@ -17,7 +17,7 @@ from pathlib import Path
 from tree import Fault, Tree, ended_by, limit_seconds
 
 # Quick to fail first.
-OP_TESTS = ("rule", "means", "shapes", "invariance", "errors")
+OP_TESTS = ("rule", "pool_to", "means", "shapes", "invariance", "errors")
 TESTS = [*(f"tests/op/test_{name}.py" for name in OP_TESTS), "tests/emulator/test_kernel.py"]
 FUZZ = {"asan": [["2000", "5000", "12"], ["300", "0", "2000"]], "tsan": [["40", "0", "150"]]}
 
@@ -25,6 +25,7 @@ ALGEBRA, PORT = "csrc/algebra.h", "tests/emulator/emulator.h"
 PARAMS, ROWS, DOTS = "csrc/cuda/params.h", "csrc/cuda/rows.cuh", "csrc/cuda/dots.cuh"
 MATCH, SCAN = "csrc/cuda/nearest_match.cuh", "csrc/cuda/scan.cuh"
 MEANS, POOLING = "csrc/cuda/means.cuh", "csrc/cuda/pooling.cuh"
+LINKS, SELECT = "csrc/cuda/links.cuh", "csrc/cuda/select.cuh"
 
 FAULTS = [
     # The rule
@@ -47,7 +48,7 @@ FAULTS = [
     Fault("mask-not-of-the-sequence", POOLING, "p.mergeable[tile.first_row + tile.begin + row]", "p.mergeable[tile.begin + row]"),
     Fault("mask-before-the-sequence-read", MATCH, "row >= from && row < count &&", "row < count &&", check="asan"),
     Fault("mask-after-the-tile-read", MATCH, "row >= from && row < count &&", "row >= from &&", check="asan"),
-    Fault("largest-float-taken-for-finite", MATCH, "squared < 3.402823466e38f", "squared < HUGE_VALF"),
+    Fault("largest-float-taken-for-finite", MATCH, "squared_norm < 3.402823466e38f", "squared_norm < HUGE_VALF"),
     # Rows
     Fault("halo-one-row-short", POOLING, "(tile.begin < p.window ? tile.begin : p.window)", "(tile.begin < p.window ? tile.begin : p.window - 1)"),
     Fault("tail-of-row-ignored", ROWS, "if (c * F::kElements + i < dim)\n          word", "if ((c + 1) * F::kElements <= dim)\n          word"),
@@ -303,7 +304,7 @@ FAULTS = [
     Fault("group-without-rows-written", POOLING, "const bool exists = begin < end && ", "const bool exists = "),
     Fault("group-outside-values-written", POOLING, "const bool exists = begin < end && (!closed || group < groups);", "const bool exists = begin < end;", check="asan"),
     Fault("group-outside-counts-written", POOLING, "if (group < groups) p.counts", "p.counts", check="asan"),
-    Fault("groups-of-padded-sequences-not-bounded", POOLING, "const int64_t groups = first_value + p.rows,", "const int64_t groups = p.rows,"),
+    Fault("groups-of-padded-sequences-not-bounded", POOLING, "const int64_t groups = first_value + p.value_rows,", "const int64_t groups = p.rows,"),
     Fault("open-rows-before-the-sequence", POOLING, "clamped(static_cast<int>(open_rows), 0, tile.begin)", "static_cast<int>(open_rows)", check="asan"),
     Fault("open-group-of-the-sequence-before", POOLING, "const int before = tile.begin == 0 ? 0 :", "const int before =", check="asan"),
     Fault("last-group-of-a-sequence-goes-on", POOLING, "(tile.end == tile.length ? 1u << count : 0u)", "(tile.end == tile.length && count < kTileRows ? 1u << count : 0u)"),
@@ -329,12 +330,12 @@ FAULTS = [
     Fault("words-stored-plainly", PORT, "__atomic_store_n(p, v, __ATOMIC_RELAXED)", "*p = v", check="tsan"),
     Fault("words-loaded-plainly", PORT, "return __atomic_load_n(p, __ATOMIC_RELAXED)", "return *p", check="tsan"),
     # Layout and padding
-    Fault("values-in-padding-not-zeroed", POOLING, "      Chunks<F, kAligned>::store(values + row * p.dim, c, p.dim, {0, 0, 0, 0});", "      if (i < joined) Chunks<F, kAligned>::store(values + row * p.dim, c, p.dim, {0, 0, 0, 0});"),
-    Fault("values-of-merged-rows-not-zeroed", POOLING, "      Chunks<F, kAligned>::store(values + row * p.dim, c, p.dim, {0, 0, 0, 0});", "      if (i >= joined) Chunks<F, kAligned>::store(values + row * p.dim, c, p.dim, {0, 0, 0, 0});"),
-    Fault("first-chunks-alone-zeroed", POOLING, "    for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x)\n      Chunks", "    for (int c = threadIdx.x; c < rows.chunks; c += rows.chunks)\n      Chunks"),
-    Fault("counts-in-padding-not-zeroed", POOLING, "    p.counts[row] = 0;\n", ""),
-    Fault("ids-in-padding-not-set", POOLING, "    if (i >= joined) p.segment_ids[row] = -1;\n", ""),
-    Fault("ids-of-merged-rows-overwritten", POOLING, "if (i >= joined) p.segment_ids[row] = -1;", "p.segment_ids[row] = -1;"),
+    Fault("values-in-padding-not-zeroed", POOLING, "    write_zeros(p, rows, row);\n    if", "    if (i < joined) write_zeros(p, rows, row);\n    if"),
+    Fault("values-of-merged-rows-not-zeroed", POOLING, "    write_zeros(p, rows, row);\n    if", "    if (i >= joined) write_zeros(p, rows, row);\n    if"),
+    Fault("first-chunks-alone-zeroed", POOLING, "for (int c = threadIdx.x; c < rows.chunks; c += blockDim.x) Chunks", "for (int c = threadIdx.x; c < rows.chunks; c += rows.chunks) Chunks"),
+    Fault("counts-in-padding-not-zeroed", POOLING, "  if (threadIdx.x == 0) p.counts[row] = 0;\n", ""),
+    Fault("ids-in-padding-not-set", POOLING, "    if (threadIdx.x == 0 && i >= joined) p.segment_ids[row] = -1;\n", ""),
+    Fault("ids-of-merged-rows-overwritten", POOLING, "if (threadIdx.x == 0 && i >= joined) p.segment_ids", "if (threadIdx.x == 0) p.segment_ids"),
     Fault("tiles-of-padding-not-filled", POOLING, "    if (tile.averages) fill_padding(p, tile, rows_of<typename Dots::Rows>(p, tile), 0, 0);\n", ""),
     Fault("padding-of-the-last-tile-not-filled", POOLING, "clamped(place + kTileRows, 0, p.rows) - clamped(place, tile.length, p.rows);", "place < tile.length ? 0 : clamped(place + kTileRows, 0, p.rows) - place;"),
     Fault("rows-merged-in-tiles-before-forgotten", POOLING, "tile.begin - static_cast<int>(before.opened), count - opened", "0, count - opened"),
@@ -352,8 +353,73 @@ FAULTS = [
     Fault("count-of-a-group-that-ends-with-the-tile-lost", POOLING, "if (tid <= count && (ends", "if (tid < count && (ends"),
     Fault("groups-of-the-sequence-alone", POOLING, "before.opened + shift, opens", "(tile.begin == 0 ? 0 : before.opened) + shift, opens"),
     Fault("lengths-of-the-sequence-before", POOLING, "p.lengths[tile.sequence] = static_cast<int>(before.opened);", "p.lengths[tile.sequence] = static_cast<int>(before.opened) + opened;"),
-    Fault("last-groups-of-the-call-not-counted", POOLING, "clamped(static_cast<int>(before.opened) + opened, 0, p.rows)", "clamped(static_cast<int>(before.opened), 0, p.rows)"),
+    Fault("last-groups-of-the-call-not-counted", POOLING, "clamped(static_cast<int>(before.opened) + opened, 0, p.value_rows)", "clamped(static_cast<int>(before.opened), 0, p.rows)"),
     Fault("last-groups-of-a-sequence-not-counted", POOLING, "p.lengths[tile.sequence] = static_cast<int>(before.opened) + opened;", "p.lengths[tile.sequence] = static_cast<int>(before.opened);"),
+    # A promised number: links
+    Fault("negative-links-in-reverse", LINKS, "bits >> 63 != 0 ? ~bits :", "bits >> 63 != 0 ? bits :"),
+    Fault("negative-links-above-positive", LINKS, "bits | uint64_t{1} << 63", "bits"),
+    Fault("link-to-the-row-after", LINKS, "Dots::dot(sums, 0, tid, 1)", "Dots::dot(sums, 0, tid, 0)"),
+    Fault("norm-before-the-tile-of-another-row", LINKS, "r - Dots::first_met(0)", "r - Dots::first_met(0) - 1"),
+    Fault("norm-of-the-row-itself-twice", LINKS, "norm(tid), norm(tid - 1)", "norm(tid), norm(tid)"),
+    Fault("cut-products-taken-for-finite", LINKS, "is_finite(squared) ? squared : HUGE_VALF", "squared"),
+    Fault("links-cross-text", LINKS, "may_merge(row) && may_merge(row - 1)", "may_merge(row)"),
+    Fault("links-of-text", LINKS, "may_merge(row) && may_merge(row - 1)", "may_merge(row - 1)"),
+    Fault("mask-not-of-the-sequence-in-links", LINKS, "p.mergeable[tile.first_row + r]", "p.mergeable[r]"),
+    Fault("first-row-of-a-sequence-linked", LINKS, "if (row == 0) {", "if (row == 0 && tile.sequence == 0) {"),
+    Fault("promise-of-the-first-sequence", LINKS, "p.promise.of(tile.sequence)", "p.promise.of(0)"),
+    Fault("promise-forgotten", LINKS, "static_cast<uint64_t>(p.promise.of(tile.sequence))", "0"),
+    Fault("padding-begins-no-runs", LINKS, "row < p.rows) keys[row] = 0;", "row < 0) keys[row] = 0;"),
+    Fault("padding-beyond-the-width", LINKS, "p.layout != Layout::kPacked && row < p.rows", "p.layout != Layout::kPacked", check="asan"),
+    Fault("sums-not-awaited-in-links", LINKS, "  __syncthreads();\n  if (tid >= kTileRows) return;", "  if (tid >= kTileRows) return;"),
+    Fault("rows-of-links-not-kept", LINKS, "    rows.keep();\n", ""),
+    Fault("keys-as-if-left-padded", POOLING, "tile.first_row : static_cast<int64_t>(tile.sequence) * p.rows;", "tile.first_row : tile.first_row;"),
+    # Selection
+    Fault("promise-beyond-the-run", ALGEBRA, "return promised < rows ? promised : rows;", "return promised;"),
+    Fault("promise-below-one", ALGEBRA, "return rows[sequence] < 1 ? 1 : rows[sequence];", "return rows[sequence];"),
+    Fault("share-rounded-down", ALGEBRA, "ceil(product - 1e-9)", "floor(product)"),
+    Fault("share-without-slack", ALGEBRA, "ceil(product - 1e-9)", "ceil(product)"),
+    Fault("two-zeros", ALGEBRA, "squared_norm_b) + 0.0;", "squared_norm_b);"),
+    Fault("not-finite-has-a-link", ALGEBRA, "if (!are_finite(squared_norm_a, squared_norm_b)) return -HUGE_VAL;", ""),
+    Fault("ties-of-short-runs-to-the-latest", SELECT, "shared.keys[i] == key && i < tid", "shared.keys[i] == key && i > tid"),
+    Fault("ties-of-short-runs-all-taken", SELECT, " || (shared.keys[i] == key && i < tid)", ""),
+    Fault("short-runs-lose-their-first-link", SELECT, "for (int i = begin + 1; i < end; ++i) weaker", "for (int i = begin + 2; i < end; ++i) weaker"),
+    Fault("short-runs-reach-into-the-next", SELECT, "for (int i = begin + 1; i < end; ++i) weaker", "for (int i = begin + 1; i <= end; ++i) weaker"),
+    Fault("one-too-many-in-short-runs", SELECT, "weaker < groups - 1 ?", "weaker < groups ?"),
+    Fault("last-run-of-the-last-block-forgotten", SELECT, "(end < kSelectThreads || !goes_on)", "end < kSelectThreads"),
+    Fault("a-full-last-block-goes-nowhere", SELECT, "goes_on = first + kSelectThreads <= s.rows", "goes_on = first + kSelectThreads < s.rows", also=((SELECT, "(end < kSelectThreads || !goes_on)", "end < kSelectThreads"),)),
+    Fault("begin-not-written", SELECT, "if (begin == tid && row < s.rows) s.nearest[row] = kNoMatch;", ""),
+    Fault("rows-beyond-the-end-written", SELECT, "if (begin == tid && row < s.rows)", "if (begin == tid)", check="asan"),
+    Fault("keys-beyond-the-end-read", SELECT, "key = t < s.rows ? s.keys[t] : 0", "key = t < s.rows + 1 ? s.keys[t] : 0", check="asan"),
+    Fault("cache-one-key-off", SELECT, "shared.keys[t - begin - 1] = s.keys[t];", "shared.keys[t - begin] = s.keys[t];"),
+    Fault("cache-overrun", SELECT, "if (t - begin - 1 < kCachedKeys) shared", "shared", check="asan"),
+    Fault("cached-keys-read-beyond", SELECT, "return i < kCachedKeys ? cached[i] : all[i];", "return cached[i];", check="asan"),
+    Fault("keys-beyond-the-cache-one-off", SELECT, "s.keys + begin + 1, 0}", "s.keys + begin, 0}"),
+    Fault("keys-cached-before-all-have-ranked", SELECT, "  __syncthreads();\n  for (int64_t t = begin + 1 + tid;", "  for (int64_t t = begin + 1 + tid;", check="tsan"),
+    Fault("long-run-ends-at-its-first-block", SELECT, "if (first == kSelectThreads) continue;", ""),
+    Fault("end-of-a-long-run-one-off", SELECT, "    end += first;\n", "    end += first + 1;\n"),
+    Fault("one-too-many-in-long-runs", SELECT, "find_cut(keys, groups - 1, shared)", "find_cut(keys, groups, shared)"),
+    Fault("all-rows-of-a-long-run-not-enough", SELECT, "cut = {~uint64_t{0}, 0, -1};", "cut = {0, 0, 0};"),
+    Fault("digit-of-the-byte-above", SELECT, "if (key >> 8 == upper)", "if (key >> 8 >= upper)"),
+    Fault("counts-of-digits-not-cleared", SELECT, "    shared.count[tid] = 0;\n", "    if (shift == 56) shared.count[tid] = 0;\n"),
+    Fault("digits-of-lower-warps-forgotten", SELECT, "    for (int w = 0; w < warp; ++w) upto += shared.warp_total[w];\n", ""),
+    Fault("digits-of-lower-lanes-half-summed", SELECT, "apart < 32; apart *= 2", "apart < 16; apart *= 2"),
+    Fault("cut-one-digit-low", SELECT, "upto - having < wanted && wanted <= upto", "upto - having <= wanted && wanted < upto"),
+    Fault("keys-below-the-cut-counted-again", SELECT, "    wanted -= shared.before;\n", ""),
+    Fault("last-digit-dropped", SELECT, "if (shift == 0) return", "if (shift == 8) return"),
+    Fault("equals-of-long-runs-all-taken", SELECT, "if (shift == 0) return {upper, 0, wanted};", "if (shift == 0) return {upper, 0, -1};"),
+    Fault("equals-of-long-runs-to-the-latest", SELECT, "equal && earlier < cut.of_equals", "equal && earlier >= cut.of_equals"),
+    Fault("equals-of-earlier-rows-forgotten", SELECT, "int64_t earlier = equals;", "int64_t earlier = 0;"),
+    Fault("equals-of-lower-lanes-forgotten", SELECT, "w == tid / 32 ? (1u << tid % 32) - 1 : 0", "0"),
+    Fault("ballot-overtaken", SELECT, "    const int first = first_from(shared.ballot, 0);\n    __syncthreads();\n", "    const int first = first_from(shared.ballot, 0);\n", check="tsan"),
+    # The pooling kernel, told k(t)
+    Fault("known-matches-of-the-first-tile", POOLING, "p.nearest[keys_before(p, tile) + tile.begin + tid]", "p.nearest[keys_before(p, tile) + tid]"),
+    Fault("known-matches-of-the-first-sequence", POOLING, "p.nearest[keys_before(p, tile) + tile.begin + tid]", "p.nearest[tile.begin + tid]"),
+    Fault("known-matches-beyond-the-tile", POOLING, "if (is_known && tid < count) {", "if (is_known && tid < kTileRows) {", check="asan"),
+    Fault("known-openings-join", POOLING, "k = nearest == kNoMatch ? kNone : nearest;", "k = 1;"),
+    Fault("rows-of-known-matches-not-kept", POOLING, "  if (is_known && count > 0) rows().keep();  // while others look at what was published\n", ""),
+    Fault("rows-without-a-group-not-filled", POOLING, "if (is_last && p.fills_value_rows)", "if (false)"),
+    Fault("first-row-without-a-group-not-filled", POOLING, "for (int row = all; row < p.value_rows", "for (int row = all + 1; row < p.value_rows"),
+    Fault("more-groups-than-room", POOLING, "const int64_t groups = first_value + p.value_rows,", "const int64_t groups = first_value + p.rows,", check="asan"),
 ]  # fmt: skip
 
 
