@@ -198,10 +198,8 @@ AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, Shared& shared) {
   uint32_t k = 0;
   const auto rows = [&] { return rows_of<typename Dots::Rows>(p, tile); };
   const bool is_known = p.nearest != nullptr;
-  if (is_known && tid < count) {
-    const uint8_t nearest = p.nearest[keys_before(p, tile) + tile.begin + tid];
-    k = nearest == kNoMatch ? kNone : nearest;
-  }
+  // Rows that bounds without sense leave out of all sequences have no k(t): whatever is there may not be a match.
+  if (is_known && tid < count) k = p.nearest[keys_before(p, tile) + tile.begin + tid] == 1 ? 1 : kNone;
   if (!is_known && count > 0) {
     rows().keep();
     const auto may_merge = [&](int row) {
@@ -254,7 +252,9 @@ AP_DEVICE bool write_groups(const Params& p, const Tile& tile, const TileRows<F,
   const uint32_t ends = opens | (tile.end == tile.length ? 1u << count : 0u);  // bit r: a group ends before row r
   const int before = tile.begin == 0 ? 0 : clamped(static_cast<int>(open_rows), 0, tile.begin);
   const int64_t first_value = p.layout == Layout::kPacked ? 0 : static_cast<int64_t>(tile.sequence) * p.rows;
-  const int64_t groups = first_value + p.value_rows, open_group = first_value + first_id - 1;
+  const int64_t open_group = first_value + first_id - 1;
+  // Of the call: bounds without sense may promise more rows than there is room for, or begin in the midst of a group.
+  const auto has_room = [&](int64_t group) { return group >= first_value && group < first_value + p.value_rows; };
   if (tid < count) {
     const int opened = __popc(opens & ((2u << tid) - 1));
     p.segment_ids[tile.first_row + tile.begin + tid] = static_cast<int>(first_id) - 1 + opened;
@@ -263,7 +263,7 @@ AP_DEVICE bool write_groups(const Params& p, const Tile& tile, const TileRows<F,
     const uint32_t earlier = ends & ((1u << tid) - 1);
     const int began = earlier == 0 ? -before : 31 - __clz(static_cast<int>(earlier));
     const int64_t group = open_group + __popc(earlier);
-    if (group < groups) p.counts[group] = tid - began;
+    if (has_room(group)) p.counts[group] = tid - began;
   }
 
   auto* values = static_cast<typename F::Element*>(p.values);
@@ -272,7 +272,7 @@ AP_DEVICE bool write_groups(const Params& p, const Tile& tile, const TileRows<F,
   for (uint32_t to_come = ends;; to_come &= to_come - 1, ++group) {
     const bool closed = to_come != 0;
     const int end = closed ? __ffs(static_cast<int>(to_come)) - 1 : count;
-    const bool exists = begin < end && (!closed || group < groups);
+    const bool exists = begin < end && (!closed || has_room(group));
     // Only what begins before the tile, or with it, can be longer than a segment, or fill one and go on.
     const int segment_end = begin <= 0 ? kTileRows - 1 - -begin % kTileRows : count;
     if (closed ? end - begin > kTileRows : segment_end < end) {

@@ -302,9 +302,9 @@ FAULTS = [
     Fault("odd-chunk-forgotten", MEANS, "if (c < rows.chunks) write_chunks<1", "if (c + threads < rows.chunks) write_chunks<1"),
     Fault("rows-before-kept-averaged-as-kept", MEANS, "if (begin >= rows.kept_from)", "if (begin >= rows.kept_from - 1)"),
     Fault("group-without-rows-written", POOLING, "const bool exists = begin < end && ", "const bool exists = "),
-    Fault("group-outside-values-written", POOLING, "const bool exists = begin < end && (!closed || group < groups);", "const bool exists = begin < end;", check="asan"),
-    Fault("group-outside-counts-written", POOLING, "if (group < groups) p.counts", "p.counts", check="asan"),
-    Fault("groups-of-padded-sequences-not-bounded", POOLING, "const int64_t groups = first_value + p.value_rows,", "const int64_t groups = p.rows,"),
+    Fault("group-outside-values-written", POOLING, "const bool exists = begin < end && (!closed || has_room(group));", "const bool exists = begin < end;", check="asan"),
+    Fault("group-outside-counts-written", POOLING, "if (has_room(group)) p.counts", "p.counts", check="asan"),
+    Fault("groups-of-padded-sequences-not-bounded", POOLING, "group < first_value + p.value_rows;", "group < p.value_rows;"),
     Fault("open-rows-before-the-sequence", POOLING, "clamped(static_cast<int>(open_rows), 0, tile.begin)", "static_cast<int>(open_rows)", check="asan"),
     Fault("open-group-of-the-sequence-before", POOLING, "const int before = tile.begin == 0 ? 0 :", "const int before =", check="asan"),
     Fault("last-group-of-a-sequence-goes-on", POOLING, "(tile.end == tile.length ? 1u << count : 0u)", "(tile.end == tile.length && count < kTileRows ? 1u << count : 0u)"),
@@ -355,6 +355,7 @@ FAULTS = [
     Fault("lengths-of-the-sequence-before", POOLING, "p.lengths[tile.sequence] = static_cast<int>(before.opened);", "p.lengths[tile.sequence] = static_cast<int>(before.opened) + opened;"),
     Fault("last-groups-of-the-call-not-counted", POOLING, "clamped(static_cast<int>(before.opened) + opened, 0, p.value_rows)", "clamped(static_cast<int>(before.opened), 0, p.rows)"),
     Fault("last-groups-of-a-sequence-not-counted", POOLING, "p.lengths[tile.sequence] = static_cast<int>(before.opened) + opened;", "p.lengths[tile.sequence] = static_cast<int>(before.opened);"),
+    Fault("group-before-the-first-written", POOLING, "return group >= first_value && ", "return ", check="asan"),
     # A promised number: links
     Fault("negative-links-in-reverse", LINKS, "bits >> 63 != 0 ? ~bits :", "bits >> 63 != 0 ? bits :"),
     Fault("negative-links-above-positive", LINKS, "bits | uint64_t{1} << 63", "bits"),
@@ -414,12 +415,13 @@ FAULTS = [
     # The pooling kernel, told k(t)
     Fault("known-matches-of-the-first-tile", POOLING, "p.nearest[keys_before(p, tile) + tile.begin + tid]", "p.nearest[keys_before(p, tile) + tid]"),
     Fault("known-matches-of-the-first-sequence", POOLING, "p.nearest[keys_before(p, tile) + tile.begin + tid]", "p.nearest[tile.begin + tid]"),
-    Fault("known-matches-beyond-the-tile", POOLING, "if (is_known && tid < count) {", "if (is_known && tid < kTileRows) {", check="asan"),
-    Fault("known-openings-join", POOLING, "k = nearest == kNoMatch ? kNone : nearest;", "k = 1;"),
+    Fault("known-matches-beyond-the-tile", POOLING, "if (is_known && tid < count) k", "if (is_known && tid < kTileRows) k", check="asan"),
+    Fault("known-openings-join", POOLING, "tid] == 1 ? 1 : kNone;", "tid] == 1 ? 1 : 1;"),
+    Fault("unknown-matches-believed", POOLING, "tid] == 1 ? 1 : kNone;", "tid];", check="asan"),
     Fault("rows-of-known-matches-not-kept", POOLING, "  if (is_known && count > 0) rows().keep();  // while others look at what was published\n", ""),
     Fault("rows-without-a-group-not-filled", POOLING, "if (is_last && p.fills_value_rows)", "if (false)"),
     Fault("first-row-without-a-group-not-filled", POOLING, "for (int row = all; row < p.value_rows", "for (int row = all + 1; row < p.value_rows"),
-    Fault("more-groups-than-room", POOLING, "const int64_t groups = first_value + p.value_rows,", "const int64_t groups = first_value + p.rows,", check="asan"),
+    Fault("more-groups-than-room", POOLING, "group < first_value + p.value_rows;", "group < first_value + p.rows;", check="asan"),
 ]  # fmt: skip
 
 
