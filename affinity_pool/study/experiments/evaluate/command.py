@@ -18,8 +18,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="'aggressive', 'conservative', 'aggressive-counted', a JSON file, or sites with commas between them, "
-            "LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as '0:0.9:1,7:keep=0.2'; repeat to compare. If left out the "
-            "model's own affinity_pool.json, else 'aggressive'."
+            "LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as '0:0.9:1,7:keep=0.2'; repeat to compare, shares after the "
+            "thresholds at the same layers. If left out the model's own affinity_pool.json, else 'aggressive'."
         ),
     ] = None,
     baselines: Annotated[
