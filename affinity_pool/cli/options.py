@@ -25,8 +25,8 @@ Data = Annotated[
 Sites = Annotated[
     str | None,
     typer.Option(
-        help="'conservative', 'aggressive', or a JSON file; if left out the model's own affinity_pool.json, "
-        "else 'aggressive'."
+        help="'conservative', 'aggressive', 'aggressive-counted', or a JSON file; if left out the model's own "
+        "affinity_pool.json, else 'aggressive'."
     ),
 ]
 Task = Annotated[str | None, typer.Option(help="Only the recordings of this task; all if left out.")]

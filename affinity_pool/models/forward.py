@@ -18,7 +18,7 @@ from torch import nn
 
 from .calls import AUDIO_POSITIONS, Calls, HookResult
 from .modules import Changes
-from .prefill import pool_at_site
+from .prefill import pool_at_site, prepare
 from .running import Continuation, PooledCall, Prefill, current, enter, leave
 from .sites import Site
 
@@ -51,6 +51,8 @@ class Forward:
         named = {**dict(zip(self.__signature__.parameters, args, strict=False)), **kwargs} if args else kwargs.copy()
         kwargs.pop(AUDIO_POSITIONS, None)
         call = self.calls.begin(named)
+        if isinstance(call, Prefill):
+            prepare(call)
         outer = enter(call)
         try:
             output = self.forward(*args, **kwargs)

@@ -32,8 +32,10 @@ def patch(
         model: a Hugging Face speech language model of a family in :data:`affinity_pool.models.FAMILIES`, also inside
             peft adapters, DistributedDataParallel, torch.compile or averaged weights.
         sites: a preset of the paper (``"aggressive"``, ``"conservative"``; its thresholds are for Qwen2-Audio, its deep
-            layer, 29 of 32, scales with the depth), a list of :class:`Site`, a JSON file, or a checkpoint folder that
-            holds ``affinity_pool.json``.
+            layer, 29 of 32, scales with the depth), the shares that its thresholds leave (``"aggressive-counted"``), a
+            list of :class:`Site`, a JSON file, or a checkpoint folder that holds ``affinity_pool.json``. At a site with
+            a threshold the host waits for the device once; at one that keeps a share it knows beforehand how many
+            tokens are left, and waits for nothing.
         positions: the rotary phase of a merged token: that of its first token (``"keep"``), or renumbered from the site
             on (``"compact"``). None: what the JSON file says, else ``"keep"``.
 

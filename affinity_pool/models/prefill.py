@@ -1,16 +1,41 @@
-"""A prefill at a site: what enters the layer is pooled, and what goes with it follows."""
+"""A prefill at a site: what enters the layer is pooled, and what goes with it follows.
+
+The host must know how many tokens are left. At a site with a threshold, or a reduction of one's own, it waits for the
+device to tell. At one that keeps a share it counts them, from the runs of audio tokens that enter: they are read when
+the call begins, or at the site before if that is not such a one.
+"""
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..reference import rows_left
+from ..results import PooledPadded
 from .calls import Calls
 from .running import Prefill
 from .sites import Site
 from .stats import SiteRecord
+
+
+def prepare(call: Prefill) -> None:
+    """Before anything is computed: check the mask, and count tokens and runs if the first site keeps a share."""
+    if call.mask is not None:
+        if call.mask.shape != call.audio.shape:
+            raise ValueError(
+                f"attention_mask has shape {list(call.mask.shape)}, input_ids {list(call.audio.shape)}: "
+                "a prefill with audio needs one entry for each token"
+            )
+        call.mask = call.mask.to(call.audio.device).bool()  # models take any number but 0 for a token
+    if call.patched.sites[0].keep is not None:
+        mask = torch.ones_like(call.audio) if call.mask is None else call.mask
+        audio, mask = torch.stack([call.audio, mask]).cpu()  # the one read
+        call.tokens = mask.sum(1).tolist()
+        _check_padding(mask, call.tokens)
+        call.runs = _runs(audio, call.tokens)
 
 
 def pool_at_site(calls: Calls, call: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -23,14 +48,23 @@ def pool_at_site(calls: Calls, call: Prefill, site: Site, hidden: Tensor, kwargs
     if not call.records:
         _check_caller(call, hidden)
     pooled = site.reduce(hidden, call.lengths, call.audio)
-    before, after = _tokens(call, pooled.lengths, columns)
+    before, after = _read(call, pooled.lengths, columns) if site.keep is None else _count(call, site.keep)
     call.records.append(SiteRecord(site.layer, call.audio, before, after, pooled.segment_ids, pooled.counts))
     call.tokens = after
-    if after == before:
-        return hidden
+    values = hidden if after == before else _follow(calls, call, site, pooled, hidden, kwargs)
+    upcoming = call.patched.sites[len(call.records) :]
+    if site.keep is None and upcoming and upcoming[0].keep is not None:
+        call.runs = _runs(call.audio, after)
+    return values
 
-    width = max(after)
-    lengths = pooled.lengths if min(after) < width else None
+
+def _follow(
+    calls: Calls, call: Prefill, site: Site, pooled: PooledPadded, hidden: Tensor, kwargs: dict[str, Any]
+) -> Tensor:
+    """What is passed on of a site at which tokens have merged; what goes with it is replaced."""
+    assert call.tokens is not None
+    columns, width = hidden.shape[1], max(call.tokens)
+    lengths = pooled.lengths if min(call.tokens) < width else None
     arange = torch.arange(columns, device=hidden.device)
     starts = _group_starts(pooled.segment_ids, arange)[:, columns - width :]
     if calls.patched.positions == "compact":
@@ -43,7 +77,7 @@ def pool_at_site(calls: Calls, call: Prefill, site: Site, hidden: Tensor, kwargs
 
 
 def _check_caller(call: Prefill, hidden: Tensor) -> None:
-    """At the first site the columns must still be the caller's, and are as long as the attention mask says."""
+    """At the first site the columns must still be the caller's. Masks are taken to where the columns are."""
     columns, device = hidden.shape[1], hidden.device
     if call.audio.shape[1] != columns:
         raise NotImplementedError(
@@ -52,17 +86,30 @@ def _check_caller(call: Prefill, hidden: Tensor) -> None:
         )
     call.audio = call.caller_audio = call.audio.to(device)
     if call.mask is not None:
-        if call.mask.shape != call.audio.shape:
-            raise ValueError(
-                f"attention_mask has shape {list(call.mask.shape)}, input_ids {list(call.audio.shape)}: "
-                "a prefill with audio needs one entry for each token"
-            )
-        call.mask = call.mask.to(device).bool()  # models take any number but 0 for a token
+        call.mask = call.mask.to(device)
         call.lengths = call.mask.sum(1, dtype=torch.int32)
 
 
-def _tokens(call: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list[int]]:
-    """Tokens of each row before and after pooling: the prefill's one host synchronisation at a site."""
+def _count(call: Prefill, keep: float) -> tuple[list[int], list[int]]:
+    """Tokens of each row before a site that keeps a share and after it; runs are then those that leave it."""
+    assert call.tokens is not None
+    assert call.runs is not None
+    left = [[rows_left(run, keep) for run in row] for row in call.runs]
+    after = [n - sum(run) + sum(kept) for n, run, kept in zip(call.tokens, call.runs, left, strict=True)]
+    before, call.runs = call.tokens, left
+    return before, after
+
+
+def _runs(audio: Tensor, tokens: list[int]) -> list[list[int]]:
+    """Lengths of the stretches of audio in each row, of which the last ``tokens`` columns are not padding."""
+    return [
+        [len(list(run)) for is_audio, run in groupby(row[len(row) - n :]) if is_audio]
+        for row, n in zip(audio.tolist(), tokens, strict=True)
+    ]
+
+
+def _read(call: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list[int]]:
+    """Tokens of each row before and after pooling, as the device knows them: a host synchronisation."""
     if call.tokens is not None:
         return call.tokens, lengths.tolist()
     if call.mask is None:
@@ -70,12 +117,17 @@ def _tokens(call: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], li
     assert call.lengths is not None
     figures = torch.cat([call.lengths, lengths]).tolist()
     before, after = figures[: len(figures) // 2], figures[len(figures) // 2 :]
-    if min(before) < columns and bool((call.mask[:, 1:] < call.mask[:, :-1]).any()):
+    _check_padding(call.mask, before)
+    return before, after
+
+
+def _check_padding(mask: Tensor, tokens: list[int]) -> None:
+    """Refuse padding that is not on the left; ``tokens`` are those of each row."""
+    if min(tokens) < mask.shape[1] and bool((mask[:, 1:] < mask[:, :-1]).any()):
         raise NotImplementedError(
             "the attention mask has zeros after its ones (right padding, or padding on both sides): "
             "pad on the left, as generate() needs it (processor.tokenizer.padding_side = 'left')"
         )
-    return before, after
 
 
 def _group_starts(segment_ids: Tensor, arange: Tensor) -> Tensor:

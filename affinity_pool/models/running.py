@@ -74,7 +74,9 @@ class Prefill(PooledCall):
     lengths: Tensor | None = None
     """``[B]`` int32, columns of each row that are not padding; None: all are."""
     tokens: list[int] | None = None
-    """The same as the host knows it; None before the first site."""
+    """The same as the host knows it; None before the first site, unless that keeps a share."""
+    runs: list[list[int]] | None = None
+    """Lengths of each row's stretches of audio tokens among them, in order, where the next site keeps a share."""
     shift: Tensor | None = None
     """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
     records: list[SiteRecord] = field(default_factory=list)

@@ -125,7 +125,7 @@ def _audio_among_embeddings(kwargs: dict[str, Any]) -> Tensor | None:
     if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != embeds.shape[:2]:
         kind = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"audio_positions must be a bool tensor of shape {list(embeds.shape[:2])}, got {kind}")
-    return given if bool(given.any()) else None
+    return given.to(embeds.device) if bool(given.any()) else None
 
 
 def _phases_at(phase: Tensor, index: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from ..models import Site
 from ..models.sites import Positions, resolve
 from .errors import InputError
 
+KEEP = "keep="
+
 
 @dataclass(frozen=True)
 class NamedSites:
@@ -22,7 +24,9 @@ class NamedSites:
 
 
 def parse_sites(spec: str, depth: int) -> NamedSites:
-    """A preset, a JSON file or a folder that holds one, or ``LAYER:THRESHOLD:WINDOW[,...]`` as ``0:0.9:1,7:0.85:3``.
+    """A preset, a JSON file or a folder that holds one, or sites with commas between them.
+
+    A site is ``LAYER:THRESHOLD:WINDOW``, or ``LAYER:keep=SHARE``: ``0:0.9:1,7:keep=0.2``.
 
     Raises:
         InputError: it is none of these, or a decoder of ``depth`` layers has no such sites.
@@ -40,12 +44,20 @@ def parse_sites(spec: str, depth: int) -> NamedSites:
 
 
 def _parse_site(text: str) -> Site:
+    rule: dict[str, float]
     try:
-        layer, threshold, window = text.split(":")
-        numbers = int(layer), float(threshold), int(window)
+        layer, first, *rest = text.split(":")
+        number = int(layer)
+        if first.startswith(KEEP) and not rest:
+            rule = {"keep": float(first.removeprefix(KEEP))}
+        else:
+            (window,) = rest
+            rule = {"threshold": float(first), "window": int(window)}
     except ValueError as error:
-        raise ValueError(f"{text!r} is not LAYER:THRESHOLD:WINDOW, as in 7:0.85:3: {error}") from error
-    return Site(*numbers)
+        raise ValueError(
+            f"{text!r} is not LAYER:THRESHOLD:WINDOW or LAYER:{KEEP}SHARE, as in 7:0.85:3 or 7:{KEEP}0.5: {error}"
+        ) from error
+    return Site(number, **rule)  # type: ignore[arg-type]  # mypy takes every value for any of the keys
 
 
 def check_sites(sites: str | None, depth: int) -> None:
@@ -60,14 +72,27 @@ def check_sites(sites: str | None, depth: int) -> None:
 
 def format_sites(sites: Sequence[Site]) -> str:
     """Sites as :func:`parse_sites` takes them."""
-    return ",".join(f"{site.layer}:{site.threshold:g}:{site.window}" for site in sites)
+    return ",".join(
+        f"{site.layer}:{site.threshold:g}:{site.window}" if site.keep is None else f"{site.layer}:{KEEP}{site.keep}"
+        for site in sites
+    )
 
 
 def sites_json(sites: Sequence[Site]) -> list[dict[str, Any]]:
     """Sites as ``affinity_pool.json`` and results hold them."""
-    return [{"layer": site.layer, "threshold": site.threshold, "window": site.window} for site in sites]
+    return [
+        {"layer": site.layer, "threshold": site.threshold, "window": site.window}
+        if site.keep is None
+        else {"layer": site.layer, "keep": site.keep}
+        for site in sites
+    ]
 
 
 def site_name(site: Site) -> str:
     """What a site is called in tables and pictures."""
     return f"layer {site.layer}" if site.layer else "input"
+
+
+def rule_name(site: Site) -> str:
+    """What is merged at a site, for tables and pictures."""
+    return f"cosine ≥ {site.threshold:g}, window {site.window}" if site.keep is None else f"{site.keep:.4g} is kept"

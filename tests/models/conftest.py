@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_speech import SPEECH, batch, speech_model
+from random_speech import DUAL, KEPT, SPEECH, batch, speech_model
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +26,12 @@ def model() -> Any:
 @pytest.fixture(params=["sdpa", "eager"])
 def any_model(request: pytest.FixtureRequest) -> Any:
     return speech_model(request.param)
+
+
+@pytest.fixture(params=[DUAL, KEPT], ids=["thresholds", "shares"])
+def dual(request: pytest.FixtureRequest) -> Any:
+    """Two sites, by either rule."""
+    return request.param
 
 
 @pytest.fixture

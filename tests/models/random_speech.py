@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from affinity_pool.models import Site
+from affinity_pool.models.families import language_model
 
 AUDIO, PAD, VOCABULARY = 5, 0, 120
 MEL_FRAMES = 120  # 30 audio tokens at most
@@ -18,6 +19,19 @@ LAYERS = 4
 INPUT = Site(0, threshold=0.7, window=1)
 DEEP = Site(2, threshold=0.6, window=3)
 DUAL = [INPUT, DEEP]
+# The same places, with shares to keep.
+INPUT_KEPT, DEEP_KEPT = Site(0, keep=0.6), Site(2, keep=0.45)
+KEPT = [INPUT_KEPT, DEEP_KEPT]
+SITES = {
+    "input": [INPUT],
+    "deep": [DEEP],
+    "dual": DUAL,
+    "input-kept": [INPUT_KEPT],
+    "deep-kept": [DEEP_KEPT],
+    "kept": KEPT,
+    "input-kept-deep-not": [INPUT_KEPT, DEEP],
+    "deep-kept-input-not": [INPUT, DEEP_KEPT],
+}
 
 DECODER = {
     "hidden_size": 64,
@@ -106,3 +120,14 @@ def tokens(model: Any, inputs: dict[str, torch.Tensor], new: int = 6, **options:
     """Greedy unless told otherwise: the new tokens alone."""
     options = {"do_sample": False} | options
     return model.generate(**inputs, max_new_tokens=new, **options)[:, inputs["input_ids"].shape[1] :]
+
+
+def embedded(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same prompts as embeddings, as someone holds them who runs the encoder once."""
+    seen: list[torch.Tensor] = []
+    hook = language_model(model).register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    model(**inputs)
+    hook.remove()
+    return {"inputs_embeds": seen[0], "attention_mask": inputs["attention_mask"]}

@@ -38,8 +38,8 @@ def places(model: Any) -> dict[str, torch.nn.Module]:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError])
 @pytest.mark.parametrize("place", ["encoder", "first", "after the deep site", "last"])
-def test_a_call_that_died_leaves_nothing_behind(model, speech, place, error):
-    with patch(model, DUAL) as handle:
+def test_a_call_that_died_leaves_nothing_behind(model, speech, place, error, dual):
+    with patch(model, dual) as handle:
         expected, said = model(**speech).logits, tokens(model, speech)
         stats = handle.stats
         Interrupted(places(model)[place], error)
@@ -83,10 +83,10 @@ def side_by_side(*work: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_calls_from_several_threads_each_give_what_they_give_alone(model, positions):
+def test_calls_from_several_threads_each_give_what_they_give_alone(model, positions, dual):
     text = {"input_ids": torch.arange(20, 30)[None], "attention_mask": torch.ones(1, 10, dtype=torch.long)}
     inputs = [SPEECH[0], batch(SPEECH[1:]), SPEECH[2], text]
-    with patch(model, DUAL, positions=positions):
+    with patch(model, dual, positions=positions):
         alone = [tokens(model, one) for one in inputs]
         for _ in range(3):
             together = side_by_side(*(lambda one=one: tokens(model, one) for one in inputs))

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import transformers
-from random_speech import AUDIO, DUAL, SPEECH, batch, tokens
-from torch import Tensor
+from random_speech import AUDIO, DUAL, SPEECH, batch, embedded, tokens
 
 from affinity_pool.models import patch
-from affinity_pool.models.families import language_model
-
-
-def embedded(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same prompts as embeddings, as someone holds them who runs the encoder once."""
-    seen: list[Tensor] = []
-    hook = language_model(model).register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
-    )
-    model(**inputs)
-    hook.remove()
-    return {"inputs_embeds": seen[0], "attention_mask": inputs["attention_mask"]}
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_positions_beside_embeddings_pool_what_ids_and_features_pool(any_model, speech, positions):
+def test_positions_beside_embeddings_pool_what_ids_and_features_pool(any_model, speech, positions, dual):
     ready, audio = embedded(any_model, speech), speech["input_ids"] == AUDIO
-    with patch(any_model, DUAL, positions=positions) as handle:
+    with patch(any_model, dual, positions=positions) as handle:
         expected, counts = any_model(**speech).logits, handle.stats.sites[1].counts
         assert torch.equal(any_model(**ready, audio_positions=audio).logits, expected)
         assert torch.equal(handle.stats.sites[1].counts, counts)
@@ -41,9 +26,9 @@ generates = pytest.mark.skipif(
 
 @generates
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
-def test_generate_takes_positions_beside_embeddings(model, speech, options):
+def test_generate_takes_positions_beside_embeddings(model, speech, options, dual):
     ready, audio = embedded(model, speech), speech["input_ids"] == AUDIO
-    with patch(model, DUAL) as handle:
+    with patch(model, dual) as handle:
         expected = tokens(model, speech, **options)
         widths = handle.stats.sites[0].tokens_after
         said = model.generate(**ready, audio_positions=audio, max_new_tokens=6, do_sample=False, **options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from random_families import CASES, random_model, random_rows, sites_that_merge_half
-from random_speech import AUDIO, batch, tokens
+from random_speech import AUDIO, LAYERS, batch, tokens
 
 from affinity_pool.models import FAMILIES, Family, Site, patch
 from affinity_pool.models.families import HOP, UNFIT, family_of
@@ -21,17 +21,21 @@ def case(request: pytest.FixtureRequest) -> tuple[Any, list[dict[str, torch.Tens
     return random_model(request.param), random_rows(request.param)
 
 
-def test_thresholds_above_one_change_no_bit(case):
+@pytest.mark.parametrize(
+    "sites", [[Site(0, 1.5), Site(2, 1.5)], [Site(0, keep=1.0), Site(2, keep=1.0)]], ids=["thresholds", "shares"]
+)
+def test_sites_at_which_nothing_merges_change_no_bit(case, sites):
     model, rows = case
     inputs = batch(rows)
     logits, generated = model(**inputs).logits, tokens(model, inputs)
-    with patch(model, [Site(0, 1.5), Site(2, 1.5)]):
+    with patch(model, sites):
         assert torch.equal(model(**inputs).logits, logits)
         assert torch.equal(tokens(model, inputs), generated)
 
 
+@pytest.mark.parametrize("shares", [False, True], ids=["thresholds", "shares"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_batch_equals_single_and_cache_equals_no_cache(case, positions):
+def test_batch_equals_single_and_cache_equals_no_cache(case, positions, shares):
     model, rows = case
     inputs = batch(rows)
     for row, alone in zip(tokens(model, inputs), rows, strict=True):
@@ -39,7 +43,8 @@ def test_batch_equals_single_and_cache_equals_no_cache(case, positions):
             pytest.skip(
                 f"{type(model).__name__} of transformers {transformers.__version__} is not batch-invariant itself"
             )
-    sites = sites_that_merge_half(model, inputs, positions)
+    halves = [Site(0, keep=0.6), Site(LAYERS // 2, keep=0.5)]
+    sites = halves if shares else sites_that_merge_half(model, inputs, positions)
     with patch(model, sites, positions=positions) as handle:
         together = tokens(model, inputs)
         assert all(site.audio_kept < 0.75 for site in handle.stats.sites)

@@ -10,17 +10,26 @@ from affinity_pool import reference
 from affinity_pool.models import FAMILIES, Site, patch
 
 EARLY, AT_BRANCH, LATE = Site(0, 0.7, 1), Site(BRANCH, 0.8, 1), Site(BRANCH + 1, 0.2, 3)
-SITES = {"early": [EARLY], "late": [LATE], "both": [EARLY, LATE], "three": [EARLY, AT_BRANCH, LATE]}
+EARLY_KEPT, LATE_KEPT = Site(0, keep=0.7), Site(BRANCH + 1, keep=0.4)
+SITES = {
+    "early": [EARLY],
+    "late": [LATE],
+    "both": [EARLY, LATE],
+    "three": [EARLY, AT_BRANCH, LATE],
+    "both-kept": [EARLY_KEPT, LATE_KEPT],
+    "late-kept": [EARLY, AT_BRANCH, LATE_KEPT],
+}
 
 
 def widths(cache) -> list[int]:
     return [keys.shape[2] for keys, _ in cache]
 
 
-def test_thresholds_above_one_leave_both_streams_bit_identical():
+@pytest.mark.parametrize("rule", [{"threshold": 1.5}, {"keep": 1.0}], ids=["threshold", "keep"])
+def test_sites_at_which_nothing_merges_leave_both_streams_bit_identical(rule):
     model, inputs = kimi(), conversation()
     logits, said = model(**inputs), decode(model, inputs)
-    with patch(model, [Site(0, 1.5), Site(LAYERS - 1, 1.5)]) as handle:
+    with patch(model, [Site(0, **rule), Site(LAYERS - 1, **rule)]) as handle:
         for stream, expected in zip(model(**inputs)[:2], logits[:2], strict=True):
             assert torch.equal(stream, expected)
         assert torch.equal(decode(model, inputs), said)
@@ -41,7 +50,8 @@ def test_cache_and_no_cache_give_the_same_two_streams(sites, positions):
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_the_pooled_streams_equal_a_forward_that_pools_with_the_reference(positions):
+@pytest.mark.parametrize("sites", [[EARLY, LATE], [EARLY_KEPT, LATE_KEPT]], ids=["thresholds", "shares"])
+def test_the_pooled_streams_equal_a_forward_that_pools_with_the_reference(sites, positions):
     model, inputs = kimi(), conversation()
     caught = []
     hook = model.model.layers[0].register_forward_pre_hook(lambda layer, args: caught.append(args[0]))
@@ -59,9 +69,12 @@ def test_the_pooled_streams_equal_a_forward_that_pools_with_the_reference(positi
         return out
 
     for index, layer in enumerate(model.model.layers):
-        for site in (EARLY, LATE):
+        for site in sites:
             if site.layer == index:
-                out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
+                if site.keep is None:
+                    out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
+                else:
+                    out = reference.pool_to(hidden, site.keep, mergeable=audio)
                 first = torch.cumsum(out.counts, 0) - out.counts
                 hidden, audio, phase = out.values, audio[first], phase[first]
                 phase = torch.arange(len(phase)) if positions == "compact" else phase
@@ -70,7 +83,7 @@ def test_the_pooled_streams_equal_a_forward_that_pools_with_the_reference(positi
             branch, branch_phase = hidden, phase
     for layer in model.model.mimo_layers:
         branch = run(layer, branch, branch_phase)
-    with patch(model, [EARLY, LATE], positions=positions):
+    with patch(model, sites, positions=positions):
         audio_logits, text_logits, _ = model(**inputs)
     assert audio_logits.shape[1] > text_logits.shape[1]
     torch.testing.assert_close(text_logits[0], model.lm_head(hidden), rtol=1e-3, atol=1e-3)

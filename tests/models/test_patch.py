@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from random_speech import AUDIO, DEEP, DUAL, INPUT, LAYERS, SPEECH, batch, prompt, speech_model, tokens
+from random_speech import (
+    AUDIO,
+    DEEP,
+    DUAL,
+    INPUT,
+    LAYERS,
+    SITES,
+    SPEECH,
+    batch,
+    prompt,
+    speech_model,
+    tokens,
+)
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -36,25 +48,35 @@ def kv_lengths(cache: Any) -> list[int]:
 # Identity.
 
 
-def test_thresholds_above_one_leave_logits_and_tokens_bit_identical(any_model, speech):
+IDLE = {
+    "threshold": [Site(0, 1.5, 1), Site(2, 1.5, 3)],
+    "keep": [Site(0, keep=1.0), Site(2, keep=1.0)],
+    "both": [Site(0, 1.5, 1), Site(2, keep=1.0)],
+}
+idle = pytest.mark.parametrize("sites", IDLE.values(), ids=IDLE)
+
+
+@idle
+def test_sites_at_which_nothing_merges_leave_logits_and_tokens_bit_identical(any_model, speech, sites):
     logits, generated = any_model(**speech).logits, tokens(any_model, speech)
-    with patch(any_model, [Site(0, 1.5, 1), Site(2, 1.5, 3)]) as handle:
+    with patch(any_model, sites) as handle:
         assert torch.equal(any_model(**speech).logits, logits)
         assert torch.equal(tokens(any_model, speech), generated)
         assert handle.stats.kv_bytes_saved == 0
 
 
-def test_thresholds_above_one_leave_bfloat16_bit_identical(speech):
+@idle
+def test_sites_at_which_nothing_merges_leave_bfloat16_bit_identical(speech, sites):
     model = speech_model(dtype=torch.bfloat16)
     logits = model(**speech).logits
-    with patch(model, [Site(0, 1.5, 1), Site(2, 1.5, 3)]):
+    with patch(model, sites):
         assert torch.equal(model(**speech).logits, logits)
 
 
-def test_text_only_prompts_pass_untouched(any_model):
+def test_text_only_prompts_pass_untouched(any_model, dual):
     text = batch([prompt("abcdefgh", seed=4), prompt("abc", seed=5)])
     logits, generated = any_model(**text).logits, tokens(any_model, text)
-    with patch(any_model, DUAL) as handle:
+    with patch(any_model, dual) as handle:
         assert torch.equal(any_model(**text).logits, logits)
         assert torch.equal(tokens(any_model, text), generated)
         assert handle.stats is None
@@ -69,9 +91,9 @@ def test_a_generated_audio_id_is_text(model, speech):
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_removing_restores_the_model_bit_for_bit(model, speech, positions):
+def test_removing_restores_the_model_bit_for_bit(model, speech, dual, positions):
     logits = model(**speech).logits
-    with patch(model, DUAL, positions=positions) as handle:
+    with patch(model, dual, positions=positions) as handle:
         assert model(**speech).logits.shape[1] < logits.shape[1]
         handle.remove()
         assert torch.equal(model(**speech).logits, logits)
@@ -112,7 +134,10 @@ def pooled_forward(model: Any, inputs: dict[str, Tensor], sites: list[Site], pos
     for index, layer in enumerate(decoder.layers):
         for site in sites:
             if site.layer == index:
-                out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
+                if site.keep is None:
+                    out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
+                else:
+                    out = reference.pool_to(hidden, site.keep, mergeable=audio)
                 first = torch.cumsum(out.counts, 0) - out.counts
                 hidden, audio, phase = out.values, audio[first], phase[first]
                 if positions == "compact":
@@ -124,7 +149,9 @@ def pooled_forward(model: Any, inputs: dict[str, Tensor], sites: list[Site], pos
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize(
-    "sites", [[INPUT], [DEEP], DUAL, [Site(1, 0.6, 2), DEEP, Site(3, 0.5, 4)]], ids=["input", "deep", "dual", "three"]
+    "sites",
+    [*SITES.values(), [Site(1, 0.6, 2), DEEP, Site(3, 0.5, 4)], [Site(1, keep=0.9), DEEP, Site(3, keep=0.5)]],
+    ids=[*SITES, "three", "three-kept"],
 )
 def test_pooled_prefill_equals_a_forward_that_pools_with_the_reference(sites, positions):
     model = speech_model("eager")
@@ -137,7 +164,7 @@ def test_pooled_prefill_equals_a_forward_that_pools_with_the_reference(sites, po
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-@pytest.mark.parametrize("sites", [[INPUT], [DEEP], DUAL], ids=["input", "deep", "dual"])
+@pytest.mark.parametrize("sites", SITES.values(), ids=SITES)
 def test_a_batch_gives_the_tokens_of_each_row_alone(any_model, speech, sites, positions):
     with patch(any_model, sites, positions=positions):
         together = tokens(any_model, speech)
@@ -145,26 +172,27 @@ def test_a_batch_gives_the_tokens_of_each_row_alone(any_model, speech, sites, po
             assert torch.equal(row, tokens(any_model, alone)[0])
 
 
-def test_a_batch_with_a_row_of_text_alone_gives_the_tokens_of_each_row(model):
+def test_a_batch_with_a_row_of_text_alone_gives_the_tokens_of_each_row(model, dual):
     rows = [SPEECH[0], prompt(30 * "a", seed=7), SPEECH[2]]
-    with patch(model, DUAL):
+    with patch(model, dual):
         together = steps(model, batch(rows))
         for row, alone in zip(together, rows, strict=True):
             torch.testing.assert_close(row, steps(model, alone)[0], **CLOSE)
 
 
-def test_a_batch_whose_longest_row_merges_nothing_keeps_its_width_and_pools_the_others(model):
+def test_a_batch_whose_longest_row_merges_nothing_keeps_its_width_and_pools_the_others(model, dual):
     rows = [prompt(60 * "a", seed=8), SPEECH[0]]
-    with patch(model, DUAL) as handle:
+    with patch(model, dual) as handle:
         assert model(**batch(rows)).logits.shape[1] == 60
         assert handle.stats.sites[0].audio_after[1] < handle.stats.sites[0].audio_before[1]
         for row, alone in zip(steps(model, batch(rows)), rows, strict=True):
             torch.testing.assert_close(row, steps(model, alone)[0], **CLOSE)
 
 
-def test_several_clips_in_one_prompt_never_share_a_group(model):
+@pytest.mark.parametrize("site", [Site(0, -1.0, 1), Site(0, keep=1e-3)], ids=["threshold", "keep"])
+def test_several_clips_in_one_prompt_never_share_a_group(model, site):
     two = prompt("ab", 12, "c", 12, "de", seed=9)
-    with patch(model, [Site(0, -1.0, 1)]) as handle:
+    with patch(model, [site]) as handle:
         model(**two)
     (site,) = handle.stats.sites
     assert site.audio_before == [24]
@@ -173,7 +201,7 @@ def test_several_clips_in_one_prompt_never_share_a_group(model):
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-@pytest.mark.parametrize("sites", [[INPUT], [DEEP], DUAL], ids=["input", "deep", "dual"])
+@pytest.mark.parametrize("sites", SITES.values(), ids=SITES)
 def test_cache_and_no_cache_agree(any_model, speech, sites, positions):
     with patch(any_model, sites, positions=positions):
         cached = steps(any_model, speech)
@@ -183,7 +211,7 @@ def test_cache_and_no_cache_agree(any_model, speech, sites, positions):
 def test_pooling_changes_the_logits(model, speech):
     """Else every equality in this file would hold for a patch that does nothing."""
     plain = steps(model, speech)
-    for sites in ([INPUT], [DEEP]):
+    for sites in SITES.values():
         with patch(model, sites):
             assert (steps(model, speech) - plain).abs().max() > 0.1
 
@@ -256,8 +284,8 @@ def test_kv_bytes_are_those_of_the_cache(model, speech):
             assert (handle.stats.kv_bytes, handle.stats.kv_bytes_saved) == (pooled, unpooled - pooled)
 
 
-def test_the_cache_counts_the_callers_tokens(model, speech):
-    with patch(model, DUAL):
+def test_the_cache_counts_the_callers_tokens(model, speech, dual):
+    with patch(model, dual):
         cache = model(**speech).past_key_values
         assert cache.get_seq_length() == speech["input_ids"].shape[1]
         model(input_ids=torch.full((3, 2), 20), past_key_values=cache)
@@ -265,7 +293,7 @@ def test_the_cache_counts_the_callers_tokens(model, speech):
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-@pytest.mark.parametrize("sites", [[INPUT], [DEEP], DUAL], ids=["input", "deep", "dual"])
+@pytest.mark.parametrize("sites", SITES.values(), ids=SITES)
 @pytest.mark.parametrize("lengths", [(4, 4, 4), (1, 4, 3)], ids=["even-turn", "padded-turn"])
 def test_a_second_turn_on_the_returned_cache_equals_a_fresh_prefill(any_model, speech, sites, positions, lengths):
     turn = torch.arange(40, 44).expand(3, -1)
@@ -286,9 +314,9 @@ def test_a_second_turn_on_the_returned_cache_equals_a_fresh_prefill(any_model, s
         torch.testing.assert_close(continued, steps(any_model, batch(fresh)), **CLOSE)
 
 
-def test_feeding_tokens_one_by_one_equals_feeding_them_at_once(any_model, speech):
+def test_feeding_tokens_one_by_one_equals_feeding_them_at_once(any_model, speech, dual):
     ids = torch.arange(30, 33).expand(3, -1)
-    with patch(any_model, DUAL):
+    with patch(any_model, dual):
         mask = torch.cat([speech["attention_mask"], torch.ones_like(ids)], 1)
         at_once = any_model(
             input_ids=ids, attention_mask=mask, past_key_values=any_model(**speech).past_key_values
@@ -300,17 +328,17 @@ def test_feeding_tokens_one_by_one_equals_feeding_them_at_once(any_model, speech
             torch.testing.assert_close(one.logits[:, 0], at_once[:, step], **CLOSE)
 
 
-def test_positional_arguments_are_understood(model):
+def test_positional_arguments_are_understood(model, dual):
     row = SPEECH[0]
-    with patch(model, DUAL):
+    with patch(model, dual):
         expected = model(**row).logits
         given = model(row["input_ids"], row["input_features"], row["attention_mask"], row["feature_attention_mask"])
         assert torch.equal(given.logits, expected)
 
 
-def test_a_cache_passed_in_empty_is_pooled_in_place(model, speech):
+def test_a_cache_passed_in_empty_is_pooled_in_place(model, speech, dual):
     cache = DynamicCache()
-    with patch(model, DUAL):
+    with patch(model, dual):
         expected = model(**speech).past_key_values
         assert model(**speech, past_key_values=cache).past_key_values is cache
         assert kv_lengths(cache) == kv_lengths(expected)

@@ -17,14 +17,14 @@ def refused(match: str, error: type[Exception] = NotImplementedError):
     return pytest.raises(error, match=match)
 
 
-def test_right_padding(model):
-    with patch(model, DUAL), refused("right padding.*pad on the left"):
+def test_right_padding(model, dual):
+    with patch(model, dual), refused("right padding.*pad on the left"):
         model(**batch(SPEECH, side="right"))
 
 
-def test_padding_on_both_sides(model, speech):
+def test_padding_on_both_sides(model, speech, dual):
     speech["attention_mask"][2, -1] = 0
-    with patch(model, DUAL), refused("padding on both sides.*pad on the left"):
+    with patch(model, dual), refused("padding on both sides.*pad on the left"):
         model(**speech)
 
 
@@ -38,17 +38,17 @@ def test_logits_at_positions(model, speech):
         model(**speech, logits_to_keep=torch.tensor([0, 5]))
 
 
-def test_masks_of_other_numbers_than_one(model, speech):
-    with patch(model, DUAL):
+def test_masks_of_other_numbers_than_one(model, speech, dual):
+    with patch(model, dual):
         expected = model(**speech).logits
         assert torch.equal(model(**speech | {"attention_mask": 2 * speech["attention_mask"]}).logits, expected)
 
 
-def test_unexpanded_placeholders(model):
+def test_unexpanded_placeholders(model, dual):
     row = prompt("ab", 20, "cd")
     keep = torch.tensor([0, 1, 2, 22, 23])
     row |= {key: row[key][:, keep] for key in ("input_ids", "attention_mask")}
-    with patch(model, DUAL), refused("expanded the audio placeholders itself.*Let the processor"):
+    with patch(model, dual), refused("expanded the audio placeholders itself.*Let the processor"):
         model(**row)
 
 
@@ -100,9 +100,9 @@ def test_a_four_dimensional_mask(model, speech):
         model(**speech)
 
 
-def test_a_mask_of_another_width(model):
+def test_a_mask_of_another_width(model, dual):
     row = SPEECH[0]
-    with patch(model, DUAL), refused("one entry for each token", ValueError):
+    with patch(model, dual), refused("one entry for each token", ValueError):
         model(**row | {"attention_mask": torch.ones(1, 50, dtype=torch.long)}, use_cache=False)
 
 
@@ -185,7 +185,7 @@ def test_decoders_without_full_attention_everywhere():
         ([Site(4)], ValueError, "layers 0 to 3"),
         ([(0, 0.9, 1)], TypeError, "must hold affinity_pool.Site"),
         (3, TypeError, "a preset, a list of Site or a path"),
-        ("agressive", FileNotFoundError, "neither a preset .conservative, aggressive. nor a JSON file"),
+        ("agressive", FileNotFoundError, "neither a preset .conservative, aggressive, aggressive-counted. nor"),
     ],
 )
 def test_sites_that_make_no_sense(model, sites, error, match):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 from random_speech import DEEP, DUAL, INPUT, SPEECH, batch, prompt
 
-from affinity_pool import PooledPadded, pool_padded
+from affinity_pool import PooledPadded, pool_padded, pool_padded_to
 from affinity_pool.models import Site, patch
 from affinity_pool.models.sites import preset
 
@@ -22,6 +24,15 @@ def test_the_presets_are_the_papers_and_scale_with_depth(depth, deep):
 
 def test_a_decoder_of_one_layer_has_the_input_site_alone():
     assert preset("aggressive", 1) == (Site(0, 0.8, 1),)
+    assert preset("aggressive-counted", 1) == (Site(0, keep=0.7864),)
+
+
+def test_the_counted_preset_is_at_the_same_layers_and_leaves_what_the_paper_tells():
+    for depth in (32, 28, 8, 2):
+        at_input, deep = preset("aggressive-counted", depth)
+        assert [at_input.layer, deep.layer] == [site.layer for site in preset("aggressive", depth)]
+        assert at_input.keep == 0.7864
+        assert round(at_input.keep * deep.keep, 4) == 0.1491
 
 
 def test_aggressive_is_the_default(model):
@@ -47,16 +58,42 @@ def test_a_checkpoint_folder_carries_its_sites_and_positions(model, tmp_path):
         assert handle.positions == "keep"
 
 
+def test_a_file_may_have_shares_beside_thresholds(model, tmp_path):
+    file = tmp_path / "affinity_pool.json"
+    file.write_text('{"sites": [{"layer": 2, "keep": 1}, {"layer": 0, "threshold": 0.7, "window": 1}]}')
+    with patch(model, file) as handle:
+        assert handle.sites == (INPUT, Site(2, keep=1.0))
+        assert type(handle.sites[1].keep) is float
+
+
 @pytest.mark.parametrize(
     "content",
     [
         {"positions": "keep"},
         {"sites": [{"layer": 0, "threshold": 0.9}]},
         {"sites": [{"layer": 0, "threshold": 0.9, "window": 40}]},
+        {"sites": [{"layer": 0, "keep": 0}]},
+        {"sites": [{"layer": 0, "keep": 2}]},
+        {"sites": [{"layer": 0, "keep": True}]},
+        {"sites": [{"layer": 0, "keep": None}]},
+        {"sites": [{"layer": 0, "keep": 0.5, "window": 1}]},
+        {"sites": [{"layer": 0, "threshold": None, "window": 1}]},
         {"sites": [], "postions": "keep"},
         [1, 2],
     ],
-    ids=["no-sites", "no-window", "wide-window", "typo", "list"],
+    ids=[
+        "no-sites",
+        "no-window",
+        "wide-window",
+        "keeps-none",
+        "keeps-two",
+        "keeps-true",
+        "keeps-null",
+        "two-rules",
+        "no-threshold",
+        "typo",
+        "list",
+    ],
 )
 def test_a_file_that_is_wrong_is_named_with_what_is_expected(model, tmp_path, content):
     file = tmp_path / "affinity_pool.json"
@@ -80,11 +117,41 @@ def test_a_site_checks_its_numbers(arguments, error):
         Site(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"keep": 0.0}, ValueError, r"keep must be a share of rows in \(0, 1\], got 0.0"),
+        ({"keep": 1.01}, ValueError, r"keep must be .*got 1.01"),
+        ({"keep": float("nan")}, ValueError, "keep must be .*got nan"),
+        ({"keep": 2}, TypeError, "keep must be a float, a share .*got int 2"),
+        ({"keep": True}, TypeError, "keep must be a float, a share .*got bool True"),
+        ({"keep": "half"}, TypeError, "keep must be a float, a share .*got str 'half'"),
+        ({"keep": 0.5, "threshold": 0.8}, ValueError, "keep=0.5 and threshold=0.8 are two rules"),
+        ({"keep": 0.5, "window": 3}, ValueError, "keep=0.5 and window=3 are two rules"),
+        ({"keep": 0.5, "reduction": pool_padded}, ValueError, "keep=0.5 and reduction=<function pool_padded"),
+    ],
+)
+def test_a_share_is_checked_and_goes_with_no_other_rule(arguments, error, match):
+    with pytest.raises(error, match=match):
+        Site(0, **arguments)
+
+
+def test_a_site_has_the_papers_numbers_or_a_share_and_none_of_the_other():
+    assert (Site(3).threshold, Site(3).window, Site(3).keep) == (0.8, 3, None)
+    kept = Site(3, keep=1)
+    assert (kept.threshold, kept.window, kept.keep) == (None, None, 1.0)
+    assert kept == Site(3, keep=1.0) != Site(3)
+    assert len({kept, Site(3, keep=1.0), Site(3), Site(3, 0.8, 3)}) == 2
+    for site in (kept, Site(3), Site(3, 0.9, 1)):
+        assert pickle.loads(pickle.dumps(site)) == site == eval(repr(site)) == copy.deepcopy(site)
+        assert replace(site, layer=4) != site == replace(site, layer=3)
+
+
 # Statistics.
 
 
-def test_stats_tell_tokens_and_groups_of_each_site_and_row(model, speech):
-    with patch(model, DUAL) as handle:
+def test_stats_tell_tokens_and_groups_of_each_site_and_row(model, speech, dual):
+    with patch(model, dual) as handle:
         assert handle.stats is None
         model(**speech)
         first, second = handle.stats.sites
@@ -141,6 +208,14 @@ def test_a_site_pools_by_its_own_threshold_and_window():
     audio = torch.rand(2, 30) < 0.8
     expected = pool_padded(x, lengths, mergeable=audio, threshold=0.3, window=2, left_padded=True)
     for part, wanted in zip(Site(1, 0.3, 2).reduce(x, lengths, audio), expected, strict=True):
+        assert torch.equal(part, wanted)
+
+
+def test_a_site_pools_to_its_own_share():
+    x, lengths = torch.randn(2, 30, 4), torch.tensor([30, 11], dtype=torch.int32)
+    audio = torch.rand(2, 30) < 0.8
+    expected = pool_padded_to(x, 0.3, lengths, mergeable=audio, left_padded=True)
+    for part, wanted in zip(Site(1, keep=0.3).reduce(x, lengths, audio), expected, strict=True):
         assert torch.equal(part, wanted)
 
 

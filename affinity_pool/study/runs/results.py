@@ -125,8 +125,12 @@ class ConditionResult(TypedDict):
     """``scores[task][metric]``"""
     method: NotRequired[str]
     sites: NotRequired[str]
+    beside: NotRequired[str]
+    """The thresholds that shares are compared with, by their ``sites``."""
+    as_shares: NotRequired[str]
+    """The shares that leave as many tokens as thresholds did, as ``sites``."""
     against_affinity: NotRequired[dict[str, dict[str, CountedEstimate | None]]]
-    """A baseline's differences to Affinity Pooling at the same counts, as ``scores``."""
+    """Differences as ``scores``: of a baseline to Affinity Pooling at the same counts, of shares to ``beside``."""
     operator: NotRequired[str]
     budget: NotRequired[str]
     layer: NotRequired[int]
@@ -168,7 +172,7 @@ class DynamicsSummary(Summary):
 
 
 class TrialResult(TypedDict):
-    """Sites as ``LAYER:THRESHOLD:WINDOW[,...]``, and what pooling there came to."""
+    """Sites as :func:`affinity_pool.study.sites.parse_sites` takes them, and what pooling there came to."""
 
     sites: str
     retention: float
@@ -182,6 +186,10 @@ class CalibrationSummary(Summary):
     chosen: TrialResult | None
     alone: list[TrialResult]
     together: list[TrialResult]
+    chosen_shares: NotRequired[TrialResult | None]
+    """As ``chosen``, of the sites that keep shares; missing, like the next, where a run is older than those."""
+    pairs: NotRequired[list[list[TrialResult]]]
+    """Thresholds within the budget, and the shares that leave as many tokens."""
     bearable: dict[str, float]
     """By layer."""
 

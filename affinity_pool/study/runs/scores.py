@@ -6,12 +6,15 @@ missing from all conditions alike.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...models import Site
+from ...reference import rows_left
 from ..efficiency.flops import decoder_config, prefill_flops, tokens_per_layer
 from ..metrics import Counts, Interval, Metric, interval, paired
 from ..subject.lslm import Lslm
@@ -95,6 +98,31 @@ def retention(records: Sequence[Answer]) -> list[float]:
     whole = sum(record["audio_tokens"] for record in records)
     left = zip(*(record["kept"] for record in records), strict=True)
     return [sum(kept) / whole for kept in left]
+
+
+STEPS = 10_000  # shares between 0 and 1 that are looked at
+
+
+def as_shares(records: Sequence[Answer]) -> tuple[Site, ...]:
+    """Sites at the layers of one condition: the largest shares that leave no more tokens in all than it left there.
+
+    Each recording is one run of tokens.
+    """
+    runs = [record["audio_tokens"] for record in records]
+    found: list[Site] = []
+    for place, layer in enumerate(records[0]["layers"]):
+        share = _largest_share(runs, sum(record["kept"][place] for record in records))
+        found.append(Site(layer, keep=share))
+        runs = [rows_left(run, share) for run in runs]
+    return tuple(found)
+
+
+def _largest_share(runs: Sequence[int], tokens: int) -> float:
+    """That leaves at most so many tokens of all the runs; the smallest looked at, if none does."""
+    steps = bisect_right(
+        range(1, STEPS + 1), tokens, key=lambda step: sum(rows_left(run, step / STEPS) for run in runs)
+    )
+    return max(1, steps) / STEPS
 
 
 def relative_flops(config: Any, records: Sequence[Answer]) -> float:

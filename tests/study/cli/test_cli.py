@@ -46,14 +46,24 @@ def test_demo_writes_page_pictures_and_summary(folder: Path, clips: Path, tmp_pa
     assert "http" not in page.replace("base64", "")[:2000]
 
 
-def test_demo_on_a_users_file_needs_no_reference(folder: Path, clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sites", "rules"),
+    [
+        ("aggressive", "input: cosine ≥ 0.8, window 1; layer 3: cosine ≥ 0.7, window 3"),
+        ("aggressive-counted", "input: 0.7864 is kept; layer 3: 0.1896 is kept"),
+    ],
+)
+def test_demo_on_a_users_file_needs_no_reference(
+    sites: str, rules: str, folder: Path, clips: Path, tmp_path: Path
+) -> None:
     code, output = run(
         "demo", "--model", folder, "--audio", clips / "chord.flac", "--out", tmp_path, "--runs", 6, "--device", "cpu",
-        "--sites", "aggressive", "--prompt", "first",
+        "--sites", sites, "--prompt", "first",
     )  # fmt: skip
     assert code == 0, output
     assert "No reference texts, so no WER" in output
     assert json.loads((tmp_path / "summary.json").read_text())["wer"] is None
+    assert rules in (tmp_path / "index.html").read_text()
 
 
 def test_names_with_brackets_and_dollars_are_shown_as_they_are(

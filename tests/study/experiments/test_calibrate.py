@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import invoke
 
 from affinity_pool import patch
 from affinity_pool.models import Site
@@ -28,6 +30,7 @@ from affinity_pool.study.experiments.calibrate.run import (
 )
 from affinity_pool.study.runs.batches import Plan, run
 from affinity_pool.study.runs.conditions import divergence
+from affinity_pool.study.sites import format_sites
 from affinity_pool.study.subject.lslm import Lslm, load
 
 
@@ -144,3 +147,43 @@ def test_a_search_measures_what_it_proposes(lslm: Lslm, corpus: Path, tmp_path: 
     assert found.chosen in found.together
     assert found.chosen.flops <= 0.9
     assert all(found.chosen.disagreement <= other.disagreement for other in found.together if other.flops <= 0.9)
+    assert [thresholds for thresholds, _ in found.pairs] == [trial for trial in found.together if trial.flops <= 0.9]
+    for thresholds, shares in found.pairs:
+        assert [site.layer for site in shares.sites] == [site.layer for site in thresholds.sites]
+        assert all(site.keep is not None for site in shares.sites)
+        assert thresholds.retention - 0.02 < shares.retention <= thresholds.retention
+    within = [shares for _, shares in found.pairs if shares.flops <= 0.9]
+    assert found.chosen_shares in within
+    assert all(found.chosen_shares.disagreement <= other.disagreement for other in within)
+
+
+def test_without_anything_within_the_budget_no_shares_are_looked_for(lslm: Lslm, corpus: Path, tmp_path: Path) -> None:
+    steps = []
+
+    def step(name: str, options: dict[str, Any], work: Any) -> Any:
+        steps.append(name)
+        return run(lslm, open_data(corpus), Plan(name, "random", options, batch=3), tmp_path / name, work)
+
+    found = Search(lslm, CostBudget(retention=1e-3), "first-token", (0,), (3,), longest=1).run(step)
+    assert (found.chosen, found.chosen_shares, found.pairs) == (None, None, [])
+    assert steps == ["curves", "alone", "together"]
+
+
+@pytest.mark.parametrize("option", [[], ["--shares"]], ids=["thresholds", "shares"])
+def test_the_file_has_the_rule_that_was_asked_for(
+    folder: Path, corpus: Path, tmp_path: Path, lslm: Lslm, option: list[str]
+) -> None:
+    code, output = invoke(
+        "calibrate", "--model", folder, "--data", corpus, "--out", tmp_path, "--device", "cpu", "--batch", 3,
+        "--longest", 2, "--flops", 0.9, "--layers", "0,2", *option,
+    )  # fmt: skip
+    assert code == 0, output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    key, other = ("chosen_shares", "chosen") if option else ("chosen", "chosen_shares")
+    with patch(lslm.model, tmp_path) as handle:
+        assert format_sites(handle.sites) == summary[key]["sites"] != summary[other]["sites"]
+    page = (tmp_path / "index.html").read_text()
+    assert "Thresholds and shares" in page
+    for sites in (summary[key]["sites"], summary[other]["sites"]):
+        assert sites in page
+        assert sites in output

@@ -371,6 +371,25 @@ def test_the_command_measures_recordings(folder: Path, clips: Path, tmp_path: Pa
     assert "pooling, layer 2" in page
 
 
+def test_the_command_measures_shares_too(folder: Path, clips: Path, tmp_path: Path) -> None:
+    code, output = cost(
+        "--model", folder, "--data", clips / "manifest.jsonl", "--lengths", 1.5, "--out", tmp_path, "--idle",
+        "--sites", "aggressive-counted",
+    )  # fmt: skip
+    assert code == 0, output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["method"]["sites"] == [{"layer": 0, "keep": 0.7864}, {"layer": 3, "keep": 0.1896}]
+    assert "layer 0: 0.7864 is kept; layer 3: 0.1896 is kept" in (tmp_path / "index.html").read_text()
+    before, middle, after = summary["results"][0]["tokens"]
+    assert before > middle > after
+    assert summary["results"][0]["idle"] is not None
+
+
+def test_shares_merge_nothing_when_idle() -> None:
+    idle = Pooling((Site(0, keep=0.5), Site(2, 0.8, 1)), "keep").idle
+    assert idle.sites == (Site(0, keep=1.0), Site(2, 2.0, 1))
+
+
 def test_the_command_measures_a_config(tmp_path: Path) -> None:
     code, output = cost("--random-weights", "tiny", "--lengths", 1, "--batch", "1,2", "--idle", "--out", tmp_path)
     assert code == 0, output

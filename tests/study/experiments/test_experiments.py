@@ -36,7 +36,7 @@ def command(name: str, folder: Path, corpus: Path, out: Path, *options: object) 
 
 
 EXPERIMENTS = {
-    "eval": ["--longest", 4, "--sites", "0:0.3:1", "--sites", "0:0.3:1,2:0.15:3", "--sites", "conservative"],
+    "eval": ["--longest", 4, "--sites", "0:0.3:1", "--sites", "0:0.3:1,2:0.15:3", "--sites", "0:keep=0.6,2:keep=0.4"],
     "oracle": ["--longest", 4, "--budgets", "2,50%", "--layers", "0,2-3"],
     "probe": ["--longest", 4, "--thresholds", "0.7,0.5"],
     "dynamics": [],
@@ -223,6 +223,33 @@ def test_a_judge_looks_at_questions_alone(
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"]["first"][0]["name"] == "judge"
     assert summary["conditions"][1]["scores"]["first"]["judge"]["value"] == 1
+
+
+def test_shares_stand_beside_the_thresholds_at_their_layers(folder: Path, corpus: Path, tmp_path: Path) -> None:
+    choices = ["0:0.3:1", "2:0.2:1", "0:0.2:1", "0:keep=0.5", "0:0.1:1", "3:keep=0.5", "0:0.3:1,2:keep=0.5"]
+    code, output = command(
+        "eval", folder, corpus, tmp_path, "--longest", 2, "--baselines", "uniform-drop",
+        *(part for choice in choices for part in ("--sites", choice)),
+    )  # fmt: skip
+    assert code == 0, output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    pooled = {c["sites"]: c for c in summary["conditions"][1:] if c["method"] in ("affinity", "shares")}
+    assert {sites for sites, c in pooled.items() if c["method"] == "shares"} == {*choices[3:6:2], choices[6]}
+    assert {sites: c["beside"] for sites, c in pooled.items() if "beside" in c} == {"0:keep=0.5": "0:0.2:1"}
+    thresholds, shares = pooled["0:0.2:1"], pooled["0:keep=0.5"]
+    for task, metrics in shares["against_affinity"].items():
+        for metric, difference in metrics.items():
+            own, other = (c["scores"][task][metric]["value"] for c in (shares, thresholds))
+            assert difference["value"] == pytest.approx(own - other, abs=2e-6)
+            assert len(difference["interval_95"]) == 2
+    (site,) = parse_sites(thresholds["as_shares"], 4).sites
+    assert site.keep == pytest.approx(thresholds["retention"][0], abs=0.02)
+    assert "as_shares" not in shares
+    page = (tmp_path / "index.html").read_text()
+    assert "Thresholds and shares" in page
+    assert "shares - thresholds, points" in page
+    assert f"--sites {thresholds['as_shares']}" in output
+    assert "against 0:0.2:1." in output
 
 
 def test_baselines_stand_behind_the_sites_they_are_compared_with(folder: Path, corpus: Path, tmp_path: Path) -> None:

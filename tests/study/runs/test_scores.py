@@ -7,6 +7,8 @@ from typing import Any
 import jiwer
 import pytest
 
+from affinity_pool.models import Site
+from affinity_pool.reference import rows_left
 from affinity_pool.study.efficiency.flops import relative_prefill_flops
 from affinity_pool.study.runs import scores
 from affinity_pool.study.runs.results import Finished
@@ -47,6 +49,28 @@ def both() -> list[dict[str, Any]]:
         records.append(record("unpooled", index, unpooled))
         records.append(record("pooled", index, pooled, layers=[0, 2], kept=[60 + index, 20]))
     return records
+
+
+def test_shares_leave_as_many_tokens_in_all_as_were_left_and_no_more() -> None:
+    of = [record("pooled", index, "", layers=[0, 2], kept=[60 + 3 * index, 20 + index]) for index in range(4)]
+    sites = scores.as_shares(of)
+    assert [site.layer for site in sites] == [0, 2]
+
+    def left(*shares: float) -> int:
+        runs = [100] * 4
+        for share in shares:
+            runs = [rows_left(run, share) for run in runs]
+        return sum(runs)
+
+    at_input, deep = (site.keep for site in sites)
+    assert left(at_input) <= sum(60 + 3 * index for index in range(4)) < left(at_input + 1e-4)
+    assert left(at_input, deep) <= sum(20 + index for index in range(4)) < left(at_input, deep + 1e-4)
+
+
+def test_shares_are_in_reach_whatever_was_left() -> None:
+    whole = scores.as_shares([record("pooled", 0, "", layers=[1], kept=[100])])
+    none = scores.as_shares([record("pooled", 0, "", layers=[1], kept=[0])])
+    assert (whole, none) == ((Site(1, keep=1.0),), (Site(1, keep=0.0001),))
 
 
 def test_rates_are_those_of_the_whole_corpus() -> None:

@@ -40,6 +40,9 @@ def calibrate(
     ] = "answer",
     layers: Layers = None,
     windows: Annotated[str, typer.Option(help="Latest tokens of the open group to compare with.")] = "1,3",
+    shares: Annotated[
+        bool, typer.Option("--shares", help="Write the shares to keep, which are found too, instead of thresholds.")
+    ] = False,
     task: Task = None,
     prompt: Prompt = None,
     limit: Limit = None,
@@ -49,7 +52,7 @@ def calibrate(
     device: Device = None,
     dtype: Dtype = "auto",
 ) -> None:
-    """Find sites, thresholds and windows for a budget, from recordings without texts.
+    """Find sites, thresholds and windows for a budget, and shares to keep, from recordings without texts.
 
     Writes affinity_pool.json, for affinity_pool.patch(model, path), and a picture of what else there was to choose.
     """
@@ -75,7 +78,8 @@ def calibrate(
             lambda step, options, work: session.run(step, {**options, "task": task}, work, folder=out / step)
         )
         if session.leads:
-            summary = calibrate.summarise(search, found, session.data)
+            summary = calibrate.summarise(search, found, session.data, shares=shares)
             session.write(summary, page(summary))
-            if found.chosen is not None:
-                calibrate.save(found.chosen, out)
+            chosen = found.chosen_shares if shares else found.chosen
+            if chosen is not None:
+                calibrate.save(chosen, out)

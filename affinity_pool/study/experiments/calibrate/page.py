@@ -9,17 +9,20 @@ from ...report.figures import Chart
 from ...report.page import Card, Page, Section, Table
 from ...report.phrases import Claim, claims, left_out, model_name, ran_on
 from ...runs.results import CalibrationSummary, TrialResult
+from ...sites import KEEP
 from .run import TOLERANCE
 
 
 def page(summary: CalibrationSummary) -> Page:
     """Of ``summary.json``."""
     chosen, config = summary["chosen"], summary["config"]
+    kept, pairs = summary.get("chosen_shares"), summary.get("pairs", [])
     unit = "answer changed" if config["criterion"] == "answer" else "first token's KL, nats"
     shape = ".1%" if config["criterion"] == "answer" else ".3f"
-    everything = [*summary["alone"], *summary["together"]]
+    everything = [*summary["alone"], *summary["together"], *(shares for _, shares in pairs)]
     wanted = chosen["sites"] if chosen else ""
-    top = max(_top(everything), chosen["disagreement"] if chosen else 0)
+    marked = {trial["sites"]: trial["disagreement"] for trial in (chosen, kept) if trial}
+    top = max(_top(everything), *marked.values())
     bearable = {int(layer): share for layer, share in summary["bearable"].items()}
     return Page(
         title=f"Where to pool {model_name(summary['config'])}",
@@ -31,11 +34,19 @@ def page(summary: CalibrationSummary) -> Page:
             Card(format(chosen["disagreement"], shape), unit, f"{summary['utterances']} recordings"),
         ] if chosen else [],
         findings=[
-            f"Chosen: **{wanted}** (layer:threshold:window), written to `affinity_pool.json`, which "
-            f"`affinity_pool.patch(model, path)` loads."
+            f"Chosen: **{wanted}** (layer:threshold:window){'' if config.get('shares') else WRITTEN}."
             if chosen
             else f"**Nothing that was tried meets the budget** of {config['budget']}; the cheapest leaves "
             f"{min(trial['relative_flops'] for trial in everything):.0%} of the FLOPs.",
+            *(
+                [
+                    f"Chosen of shares that are known beforehand: **{kept['sites']}** (layer:keep=share)"
+                    f"{WRITTEN if config.get('shares') else ''}: {kept['retention']:.0%} of the audio tokens, "
+                    f"{kept['relative_flops']:.0%} of the FLOPs, {unit} {kept['disagreement']:{shape}}."
+                ]
+                if kept
+                else ["**None of the shares is within the budget.**"] * bool(pairs)
+            ),
             *left_out(summary),
         ],
         sections=[
@@ -48,9 +59,9 @@ def page(summary: CalibrationSummary) -> Page:
                             Point(
                                 trial["relative_flops"],
                                 trial["disagreement"],
-                                trial["sites"] if trial["sites"] == wanted else "",
-                                "two sites" if "," in trial["sites"] else "one site",
-                                chosen=trial["sites"] == wanted,
+                                trial["sites"] if trial["sites"] in marked else "",
+                                _kind(trial),
+                                chosen=trial["sites"] in marked,
                             )
                             for trial in _distinct(everything)
                             if trial["disagreement"] <= top
@@ -63,6 +74,7 @@ def page(summary: CalibrationSummary) -> Page:
                     )
                 ],
             ),
+            *([Section("Thresholds and shares", [BESIDE, _pairs(pairs, shape, unit)])] if pairs else []),
             Section("What every layer bears", [_by_layer(summary, shape, unit), _bearable(bearable, shape)]),
             *([claims(_claims(summary, bearable))] if len(bearable) > 2 else []),
             Section("All that was tried", [_table(summary, shape, unit)]),
@@ -70,6 +82,23 @@ def page(summary: CalibrationSummary) -> Page:
         ],
         facts=ran_on(summary),
     )  # fmt: skip
+
+
+def _kind(trial: TrialResult) -> str:
+    number = "two sites" if "," in trial["sites"] else "one site"
+    return f"{number}, shares" if KEEP in trial["sites"] else number
+
+
+def _pairs(pairs: list[list[TrialResult]], shape: str, unit: str) -> Table:
+    columns = [("tokens left", "retention", ".1%"), ("FLOPs", "relative_flops", ".1%"), (unit, "disagreement", shape)]
+    return Table(
+        ["thresholds", "shares", *(f"{title}\n{rule}" for title, _, _ in columns for rule in ("thresholds", "shares"))],
+        [
+            [one["sites"], other["sites"]]
+            + [format(trial[key], form) for _, key, form in columns for trial in (one, other)]  # type: ignore[literal-required]
+            for one, other in pairs
+        ],
+    )
 
 
 def _distinct(trials: list[TrialResult]) -> list[TrialResult]:
@@ -157,10 +186,18 @@ def _claims(summary: CalibrationSummary, bearable: dict[int, float]) -> list[Cla
     ]
 
 
+WRITTEN = ", written to `affinity_pool.json`, which `affinity_pool.patch(model, path)` loads"
+
+BESIDE = (
+    "All thresholds within the budget, and beside them the shares that leave as many tokens of all recordings "
+    "together: a threshold leaves more of one recording than of another, a share the same of each."
+)
+
 HOW = (
     "First one prefill a recording counts what every threshold would leave at every layer. Then pooling at one layer "
     "at a time, at thresholds that leave about 90, 80, 70, 50, 35, 25, 15 and 8 %. Then the pairs of an input and a "
-    "deeper site, and single sites, that promise most within the budget are measured. **Disagreement** is the edit "
+    "deeper site, and single sites, that promise most within the budget are measured, and those that are within it "
+    "again with shares to keep in place of thresholds. **Disagreement** is the edit "
     "distance of the pooled answer's characters to the unpooled one's, as a share of its length and at most 1, or the "
     "KL divergence of the first token's distribution; means over recordings. No right answer is used."
 )

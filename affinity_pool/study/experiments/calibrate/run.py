@@ -1,13 +1,15 @@
 """Choose sites, thresholds and windows for a model from recordings alone: no texts, no training.
 
 What is judged is agreement with the unpooled model: how much of its greedy answer changes, or how far the distribution
-of the first token moves. Three steps, each a run of its own:
+of the first token moves. Four steps, each a run of its own:
 
 1. ``curves``: one prefill a recording tells how many tokens every threshold would leave at every layer, so that the
    thresholds tried next leave known shares whatever the model's similarities are like;
 2. ``alone``: pooling at one layer at a time, at each of those shares: what every layer can bear;
 3. ``together``: pairs of an input site and a deeper one, and single sites, that the first two steps promise to meet the
-   budget with the least disagreement; the best of those that do meet it is chosen.
+   budget with the least disagreement; the best of those that do meet it is chosen;
+4. ``shares``: for each of those that meet it the shares that leave as many tokens in all, as ``Site(layer, keep=...)``
+   takes them; of these, too, the best within the budget is chosen.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from ...runs import folders
 from ...runs.batches import Batch, Work
 from ...runs.conditions import UNPOOLED, Answering, Condition
 from ...runs.results import Answer, CalibrationSummary, Facts, Finished, TokensLeft, TrialResult
-from ...runs.scores import by_condition, relative_flops, retention
+from ...runs.scores import as_shares, by_condition, relative_flops, retention
 from ...sites import format_sites, sites_json
 from ...subject.lslm import Lslm
 
@@ -210,10 +212,14 @@ class Found:
 
     chosen: Trial | None
     """None: nothing that was tried meets the budget."""
+    chosen_shares: Trial | None
+    """The same, of sites that keep shares."""
     alone: Sequence[Trial]
     together: Sequence[Trial]
+    pairs: Sequence[tuple[Trial, Trial]]
+    """Thresholds within the budget, and the shares that leave as many tokens."""
     last: Finished[Answer]
-    """The last step's run."""
+    """The run of the last step of thresholds."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,7 @@ class Search:
     longest: int
 
     def run(self, step: Step) -> Found:
-        """All three steps; each one's results decide what the next one tries."""
+        """All the steps; each one's results decide what the next one tries."""
         config = self.lslm.config
         curves: Finished[TokensLeft] = step(
             "curves", {"thresholds": THRESHOLDS, "windows": self.windows}, Curves(self.lslm, self.windows)
@@ -243,7 +249,22 @@ class Search:
         trials = promising(alone, self.budget, config, text, audio)
         last = self._answer(step, "together", trials)
         together = measured(config, trials, last.rows, self.criterion)
-        return Found(best(together, self.budget), alone, together, last)
+        pairs = self._beside_shares(step, [trial for trial in together if self.budget.met(trial)], last.rows)
+        kept = [shares for _, shares in pairs]
+        return Found(best(together, self.budget), best(kept, self.budget), alone, together, pairs, last)
+
+    def _beside_shares(
+        self, step: Step, trials: Sequence[Trial], answers: Sequence[Answer]
+    ) -> list[tuple[Trial, Trial]]:
+        """Each trial, answered by ``answers``, with the one of shares that leave as many tokens."""
+        if not trials:
+            return []
+        groups = by_condition(answers)
+        shares = [as_shares(groups[trial.name]) for trial in trials]
+        once = list(dict.fromkeys(shares))  # trials may leave the same
+        found = measured(self.lslm.config, once, self._answer(step, "shares", once).rows, self.criterion)
+        of = dict(zip(once, found, strict=True))
+        return [(trial, of[sites]) for trial, sites in zip(trials, shares, strict=True)]
 
     def _answer(self, step: Step, name: str, trials: Sequence[Sequence[Site]]) -> Finished[Answer]:
         options = {
@@ -263,8 +284,8 @@ def check_criterion(criterion: str) -> Criterion:
     return cast(Criterion, criterion)
 
 
-def summarise(search: Search, found: Found, data: str) -> CalibrationSummary:
-    """What was looked for, tried and chosen."""
+def summarise(search: Search, found: Found, data: str, *, shares: bool = False) -> CalibrationSummary:
+    """What was looked for, tried and chosen; ``shares``: those chosen are written, not the thresholds."""
 
     def of(trial: Trial) -> TrialResult:
         return {
@@ -284,6 +305,7 @@ def summarise(search: Search, found: Found, data: str) -> CalibrationSummary:
             "layers": list(search.layers),
             "windows": list(search.windows),
             "longest": search.longest,
+            "shares": shares,
             **{key: found.last.settings[key] for key in ("device", "dtype", "prompt", "batch", "recordings")},
         },
         "provenance": found.last.provenance,
@@ -293,6 +315,8 @@ def summarise(search: Search, found: Found, data: str) -> CalibrationSummary:
         "chosen": None if found.chosen is None else of(found.chosen),
         "alone": [of(trial) for trial in found.alone],
         "together": [of(trial) for trial in found.together],
+        "chosen_shares": None if found.chosen_shares is None else of(found.chosen_shares),
+        "pairs": [[of(thresholds), of(shares)] for thresholds, shares in found.pairs],
         "bearable": {str(layer): round(share, 6) for layer, share in bearable(found.alone, TOLERANCE).items()},
     }
 

@@ -48,7 +48,7 @@ def cost(
     batch: Annotated[str, typer.Option(help="With --random-weights: prompts in a batch.")] = "1",
     rounds: Annotated[int, typer.Option(min=6, help="Prefills of each condition, in turns.")] = 21,
     new_tokens: Annotated[int, typer.Option(min=1, help="Decoding steps that are timed.")] = 32,
-    idle: Annotated[bool, typer.Option("--idle", help="Also pool with thresholds that nothing reaches.")] = False,
+    idle: Annotated[bool, typer.Option("--idle", help="Also pool by rules that merge nothing.")] = False,
     out: Out = Path("out/cost"),
     device: Device = None,
     dtype: Dtype = "auto",

@@ -44,7 +44,7 @@ class Options:
     new_tokens: int = 32
     """Decoding steps after the first token."""
     idle: bool = False
-    """Whether there is a third condition: pooling with thresholds that nothing reaches."""
+    """Whether there is a third condition: pooling by rules that merge nothing."""
 
 
 def measure(subject: Subject, case: Case, options: Options) -> CostResult:

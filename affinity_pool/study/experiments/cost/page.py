@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ....models import Site
 from ...report.charts import Bars, bars
 from ...report.figures import Chart
 from ...report.page import Card, Cell, Page, Section, Table
 from ...report.phrases import size
 from ...runs.results import CostResult, CostSummary, Facts, Ratio
+from ...sites import rule_name
 from .run import finding
 
 CONDITIONS = {"unpooled": "unpooled", "pooled": "pooled", "idle": "nothing merges"}
@@ -58,7 +60,7 @@ def _in_all(records: list[CostResult]) -> str:
 
 def _what(method: Facts) -> str:
     if "sites" in method:
-        rules = [f"layer {s['layer']}: cosine ≥ {s['threshold']:g}, window {s['window']}" for s in method["sites"]]
+        rules = [f"layer {site.layer}: {rule_name(site)}" for site in (Site(**entry) for entry in method["sites"])]
         return f"Sites: {'; '.join(rules)}."
     at_input, final = method["forced_retention"]
     return (

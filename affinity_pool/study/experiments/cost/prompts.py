@@ -39,8 +39,14 @@ class Pooling:
 
     @property
     def idle(self) -> Pooling:
-        """The same sites with a threshold that nothing reaches: all of the work, none of the gain."""
-        return Pooling(tuple(Site(site.layer, 2.0, site.window) for site in self.sites), self.positions)
+        """The same sites with rules that merge nothing: all of the work, none of the gain."""
+        return Pooling(
+            tuple(
+                Site(site.layer, 2.0, site.window) if site.keep is None else Site(site.layer, keep=1.0)
+                for site in self.sites
+            ),
+            self.positions,
+        )
 
 
 @dataclass(frozen=True)

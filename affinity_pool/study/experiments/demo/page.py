@@ -12,7 +12,7 @@ from ...report.page import write as write_page
 from ...report.phrases import machine, model_name, size
 from ...runs import folders
 from ...runs.results import DemoSummary
-from ...sites import site_name
+from ...sites import rule_name, site_name
 from .run import Clip, Cost, Demo, summarise
 from .terminal import arrows, compared, conclusions
 
@@ -27,7 +27,7 @@ def write(demo: Demo, folder: Path) -> list[Path]:
 
 def page(demo: Demo, summary: DemoSummary) -> Page:
     """The page; ``summary`` is that of :func:`.run.summarise`."""
-    rules = "; ".join(f"{site_name(s)}: cosine ≥ {s.threshold:g}, window {s.window}" for s in demo.sites)
+    rules = "; ".join(f"{site_name(site)}: {rule_name(site)}" for site in demo.sites)
     return Page(
         title=f"Dual Affinity Pooling on {model_name(summary['config'])}",
         lead="The same recordings through the same model twice: as it is, and with similar neighbouring audio tokens "

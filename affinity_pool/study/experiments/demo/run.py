@@ -27,7 +27,7 @@ from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
 from ...metrics.wer import WordErrors, word_errors
 from ...runs.results import DemoSummary
-from ...sites import site_name, sites_json
+from ...sites import rule_name, site_name, sites_json
 from ...subject.lslm import Lslm
 
 
@@ -215,10 +215,7 @@ def _run_clip(
         words=utterance.words,
         rows=[
             Row("audio tokens", f"{1 / frame:g} a second", [Span(i, i + 1) for i in range(cost.audio_tokens[0])]),
-            *(
-                Row(site_name(site), f"cosine ≥ {site.threshold:g}, window {site.window}", groups)
-                for site, groups in zip(sites, spans, strict=True)
-            ),
+            *(Row(site_name(site), rule_name(site), groups) for site, groups in zip(sites, spans, strict=True)),
         ],
     )
     return Clip(utterance.id, audio.seconds, prompt, utterance.text, said, said_pooled, cost), picture, cut

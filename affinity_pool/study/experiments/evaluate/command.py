@@ -17,8 +17,9 @@ def evaluate(
     sites: Annotated[
         list[str] | None,
         typer.Option(
-            help="'aggressive', 'conservative', a JSON file, or LAYER:THRESHOLD:WINDOW[,...] as '0:0.9:1,7:0.85:3'; "
-            "repeat to compare. If left out the model's own affinity_pool.json, else 'aggressive'."
+            help="'aggressive', 'conservative', 'aggressive-counted', a JSON file, or sites with commas between them, "
+            "LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as '0:0.9:1,7:keep=0.2'; repeat to compare, shares after the "
+            "thresholds at the same layers. If left out the model's own affinity_pool.json, else 'aggressive'."
         ),
     ] = None,
     baselines: Annotated[

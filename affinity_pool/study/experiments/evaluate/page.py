@@ -22,10 +22,12 @@ from ...report.phrases import (
     value,
     with_interval,
 )
-from ...runs.results import ConditionResult, ConditionsSummary, MetricResult, ScoreResult
+from ...runs.results import ConditionResult, ConditionsSummary, Estimate, MetricResult, ScoreResult
+from .run import CHOICES, SHARES, THRESHOLDS
 
 METHOD = {
-    "affinity": "Affinity Pooling",
+    THRESHOLDS: "Affinity Pooling",
+    SHARES: "Affinity Pooling to a share",
     "speed-up": "speed-up",
     "random-drop": "Random Drop",
     "uniform-drop": "Uniform Drop",
@@ -39,7 +41,7 @@ def page(summary: ConditionsSummary) -> Page:
     """Of ``summary.json``."""
     tasks = list(summary["metrics"])
     unpooled, *others = summary["conditions"]
-    choices = [condition for condition in others if condition["method"] == "affinity"]
+    choices = [condition for condition in others if condition["method"] in CHOICES]
     return Page(
         title=f"Affinity Pooling on {model_name(summary['config'])}",
         lead=f"The same recordings through the same model, unpooled, pooled, and reduced to the very same number of "
@@ -48,6 +50,7 @@ def page(summary: ConditionsSummary) -> Page:
         findings=[*(line for choice in choices for line in _findings(summary, choice)), *left_out(summary)],
         sections=[
             Section("All tasks", [_overview(summary, tasks)]),
+            *([Section("Thresholds and shares", [BESIDE, *pairs])] if (pairs := _pairs(choices, summary)) else []),
             *(_comparison(summary, choice) for choice in choices if _baselines(summary, choice)),
             *([_tokens(summary, choices, tasks)] if len(choices) > 1 else []),
             *([claims(_claims(summary, choices))] if choices else []),
@@ -63,16 +66,16 @@ def label(condition: ConditionResult) -> str:
     return "unpooled" if "method" not in condition else METHOD[condition["method"]]
 
 
-def kept(condition: ConditionResult) -> str:
+def kept(condition: ConditionResult, digits: int = 0) -> str:
     """Tokens left after each site."""
-    return " → ".join(f"{share:.0%}" for share in condition["retention"]) or "100%"
+    return " → ".join(f"{share:.{digits}%}" for share in condition["retention"]) or "100%"
 
 
 def _baselines(summary: ConditionsSummary, choice: ConditionResult) -> list[ConditionResult]:
     return [
         condition
         for condition in summary["conditions"][1:]
-        if condition["sites"] == choice["sites"] and condition["method"] != "affinity"
+        if condition["sites"] == choice["sites"] and condition["method"] not in CHOICES
     ]
 
 
@@ -92,15 +95,50 @@ def _findings(summary: ConditionsSummary, choice: ConditionResult) -> list[str]:
     said = []
     for task, (head, *_) in summary["metrics"].items():
         score = choice["scores"][task][head["name"]]
-        moved = change(head, score["difference"])
-        verdict = "no difference that could be shown" if isinstance(moved, str) else (
-            "**worse**" if moved.kind == "bad" else "better"
-        )  # fmt: skip
         said.append(
             f"{choice['sites']}, {kept(choice)} of the audio tokens: {head['title']} of “{task}” "
-            f"{value(head, score)}, {plain(moved)} points against the unpooled model: {verdict}."
+            f"{value(head, score)}, {_told(head, score['difference'])} against the unpooled model"
+            + (
+                f", {_told(head, choice['against_affinity'][task][head['name']])} against {choice['beside']}."
+                if "beside" in choice
+                else "."
+            )
         )
+    if "as_shares" in choice:
+        said.append(f"The shares that leave as many tokens as {choice['sites']}: `--sites {choice['as_shares']}`.")
     return said
+
+
+def _told(metric: MetricResult, difference: Estimate | None) -> str:
+    moved = change(metric, difference)
+    verdict = "no difference that could be shown" if isinstance(moved, str) else (
+        "**worse**" if moved.kind == "bad" else "better"
+    )  # fmt: skip
+    return f"{plain(moved)} points ({verdict})"
+
+
+def _pairs(choices: Sequence[ConditionResult], summary: ConditionsSummary) -> list[Table]:
+    """For each choice of shares that stands beside thresholds both, and what lies between them."""
+    by_sites = {choice["sites"]: choice for choice in choices}
+    heads = [(task, metrics[0]) for task, metrics in summary["metrics"].items()]
+    found = []
+    for choice in choices:
+        if "beside" not in choice:
+            continue
+        rows: list[list[str | Cell]] = [
+            [
+                one["sites"],
+                kept(one, digits=1),
+                f"{one['relative_flops']:.1%}",
+                *(with_interval(head, one["scores"][task][head["name"]]) for task, head in heads),
+            ]
+            for one in (by_sites[choice["beside"]], choice)
+        ]
+        differences = [change(head, choice["against_affinity"][task][head["name"]]) for task, head in heads]
+        rows.append(["shares - thresholds, points", "", "", *differences])
+        titles = [f"{head['title']}\n{task}" for task, head in heads]
+        found.append(Table(["", "audio tokens left", "prefill FLOPs", *titles], rows, strong=[2]))
+    return found
 
 
 def _overview(summary: ConditionsSummary, tasks: Sequence[str]) -> Table:
@@ -108,12 +146,12 @@ def _overview(summary: ConditionsSummary, tasks: Sequence[str]) -> Table:
     rows: list[list[str | Cell]] = []
     for condition in summary["conditions"]:
         name = label(condition)
-        if condition.get("method") == "affinity":
+        if condition.get("method") in CHOICES:
             name = f"{name}, {condition['sites']}"
         scores = [condition["scores"][task][head["name"]] for task, head in zip(tasks, heads, strict=True)]
         marks = [_marked(head, score) for head, score in zip(heads, scores, strict=True)]
         rows.append([name, kept(condition), f"{condition['relative_flops']:.1%}", *marks])
-    strong = [at for at, condition in enumerate(summary["conditions"]) if condition.get("method") == "affinity"]
+    strong = [at for at, condition in enumerate(summary["conditions"]) if condition.get("method") in CHOICES]
     titles = [f"{head['title']}\n{task}" for task, head in zip(tasks, heads, strict=True)]
     return Table(
         ["", "audio tokens left", "prefill FLOPs", *titles],
@@ -167,7 +205,7 @@ def _tokens(summary: ConditionsSummary, choices: Sequence[ConditionResult], task
                 Point(
                     condition["relative_flops"],
                     condition["scores"][task][head["name"]]["value"],
-                    condition["sites"] if condition["method"] == "affinity" else "",
+                    condition["sites"] if condition["method"] in CHOICES else "",
                     label(condition),
                 )
                 for condition in summary["conditions"][1:]
@@ -261,6 +299,11 @@ def _claims(summary: ConditionsSummary, choices: Sequence[ConditionResult]) -> l
 def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in text).strip("-")
 
+
+BESIDE = (
+    "At a threshold each recording is left what its similarities leave it; a share is the same of every recording, and "
+    "how many tokens that makes is known before the model runs. Differences are of pairs of answers."
+)
 
 HOW = (
     "Each baseline gets, for every recording and at every site, exactly as many audio tokens as Affinity Pooling left "

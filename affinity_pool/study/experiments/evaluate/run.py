@@ -3,6 +3,8 @@
 Every choice of sites is answered, and then each baseline at the very counts that Affinity Pooling came to, recording by
 recording and site by site: a comparison at equal budget. Of the paper's baselines all are here; ToMe's bipartite merge
 is added. Speeding the recording up is one at the input alone.
+
+Sites that keep shares are also compared with the thresholds at the same layers that were chosen before them.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from ...runs import scores
 from ...runs.batches import Batch
 from ...runs.conditions import UNPOOLED, Condition
 from ...runs.results import Answer, ConditionsSummary, Finished
-from ...sites import NamedSites
+from ...sites import NamedSites, format_sites
 from ...subject.lslm import Lslm
 
+THRESHOLDS, SHARES = "affinity", "shares"
+CHOICES = (THRESHOLDS, SHARES)
 SPEED_UP = "speed-up"
 REDUCTIONS: dict[str, Callable[[Tensor, Batch, int], Reduction]] = {
     "random-drop": lambda kept, batch, seed: random_drop(kept, batch.seeds(seed)),
@@ -47,8 +51,10 @@ def conditions(choices: Sequence[NamedSites], baselines: Sequence[str], seed: in
     if repeated := [name for name, count in Counter(choice.name for choice in choices).items() if count > 1]:
         raise InputError(f"sites {repeated[0]!r} are given twice: give each choice once")
     found = [UNPOOLED]
-    for choice in choices:
-        facts = {"method": "affinity", "sites": choice.name}
+    for at, choice in enumerate(choices):
+        facts = {"method": _method(choice), "sites": choice.name}
+        if beside := _beside(choice, choices[:at]):
+            facts["beside"] = beside.name
         pooled = Condition(f"affinity at {choice.name}", facts, choice.sites, positions=choice.positions)
         found.append(pooled)
         for name in baselines:
@@ -61,15 +67,34 @@ def conditions(choices: Sequence[NamedSites], baselines: Sequence[str], seed: in
     return found
 
 
+def _method(choice: NamedSites) -> str:
+    return THRESHOLDS if all(site.keep is None for site in choice.sites) else SHARES
+
+
+def _beside(choice: NamedSites, earlier: Sequence[NamedSites]) -> NamedSites | None:
+    """Of the choices before one with shares the last of thresholds at the same layers."""
+    layers = [site.layer for site in choice.sites]
+    same = [one for one in earlier if _method(one) == THRESHOLDS and [site.layer for site in one.sites] == layers]
+    return same[-1] if same and _method(choice) == SHARES else None
+
+
 def summarise(lslm: Lslm, run: Finished[Answer], judge: Metric | None = None) -> ConditionsSummary:
-    """As of any run of conditions, and of each baseline the difference to Affinity Pooling at the same counts."""
+    """As of any run of conditions, and the differences to Affinity Pooling: of each baseline to that at the same
+    counts, of shares to the thresholds beside them, for which the shares that leave as many tokens are told."""
     summary = scores.summarise(lslm, run, judge)
     order: list[str] = run.settings["conditions"]
     summary["conditions"].sort(key=lambda condition: order.index(condition["name"]))
-    pooled = {c["sites"]: c["name"] for c in summary["conditions"] if c.get("method") == "affinity"}
-    against = {c["name"]: pooled[c["sites"]] for c in summary["conditions"] if c.get("method") in BASELINES}
+    pooled = {c["sites"]: c["name"] for c in summary["conditions"] if c.get("method") in CHOICES}
+    against = {
+        c["name"]: pooled[c.get("beside", c["sites"])]
+        for c in summary["conditions"]
+        if c.get("method") in BASELINES or "beside" in c
+    }
+    answers = scores.by_condition(run.rows)
     compared = {task: scores.score(of, against, judge) for task, of in scores.by_task(run.rows).items()}
     for condition in summary["conditions"]:
+        if condition.get("method") == THRESHOLDS:
+            condition["as_shares"] = format_sites(scores.as_shares(answers[condition["name"]]))
         if condition["name"] in against:
             condition["against_affinity"] = {
                 task: {metric: s.json()["difference"] for metric, s in of[condition["name"]].items()}

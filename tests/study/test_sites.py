@@ -1,0 +1,66 @@
+"""Sites as users write them are the sites they get, and the sites that results tell of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from affinity_pool.models import Site
+from affinity_pool.models.sites import FILE, PRESETS, preset
+from affinity_pool.study.errors import InputError
+from affinity_pool.study.sites import format_sites, parse_sites, rule_name, sites_json
+
+SPECS = {
+    "0:0.9:1,7:0.85:3": (Site(0, 0.9, 1), Site(7, 0.85, 3)),
+    "0:keep=0.5,7:0.85:3": (Site(0, keep=0.5), Site(7, 0.85, 3)),
+    "0:0.9:1,7:keep=0.1896": (Site(0, 0.9, 1), Site(7, keep=0.1896)),
+    "3:keep=1.0": (Site(3, keep=1.0),),
+    f"3:keep={1 / 3}": (Site(3, keep=1 / 3),),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_sites_read_as_they_are_written(spec: str) -> None:
+    choice = parse_sites(spec, 8)
+    assert choice.sites == SPECS[spec]
+    assert choice.name == spec == format_sites(choice.sites)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_sites_in_a_file_are_those_that_results_hold(spec: str, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"sites": sites_json(SPECS[spec])}))
+    choice = parse_sites(str(tmp_path), 8)
+    assert (choice.sites, choice.name) == (SPECS[spec], spec)
+    assert tuple(Site(**entry) for entry in sites_json(choice.sites)) == SPECS[spec]
+
+
+def test_a_preset_is_named_with_its_sites() -> None:
+    for name in PRESETS:
+        assert parse_sites(name, 8).name == f"{name} ({format_sites(preset(name, 8))})"
+    assert parse_sites("aggressive-counted", 8).name == "aggressive-counted (0:keep=0.7864,7:keep=0.1896)"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("0:keep=half", "'0:keep=half' is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
+        ("0:keep=0.5:3", "'0:keep=0.5:3' is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
+        ("0:keep=", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
+        ("0:share=0.5", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
+        ("0:0.9", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
+        ("0:keep=0", r"keep must be a share of rows in \(0, 1\], got 0.0"),
+        ("0:keep=1.5", r"keep must be a share of rows in \(0, 1\], got 1.5"),
+        ("0:keep=nan", "keep must be a share"),
+        ("9:keep=0.5", "layers 0 to 7"),
+    ],
+)
+def test_sites_that_cannot_be_are_told(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_sites(spec, 8)
+
+
+def test_a_rule_is_named_in_words() -> None:
+    assert rule_name(Site(0, 0.9, 1)) == "cosine ≥ 0.9, window 1"
+    assert rule_name(Site(0, keep=0.7864)) == "0.7864 is kept"
