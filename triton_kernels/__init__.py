@@ -1,4 +1,4 @@
-"""The op in Triton, for GPUs whose install has no compiled kernel: AMD's, and NVIDIA's where there was no nvcc.
+"""The ops in Triton, for GPUs whose install has no compiled kernel: AMD's, and NVIDIA's where there was no nvcc.
 
 Three launches, in the order of the data. :mod:`.nearest_match` reads every row and leaves k(t), a byte a row;
 :mod:`.scan` turns the bytes into groups, and takes one launch more where a sequence has more than 16384 rows;
@@ -7,6 +7,10 @@ what one needs may come from any other of its sequence. To wait for that inside 
 programs that are sure to make progress beside each other, which Triton does not promise, and counters that start at
 zero, which would be a launch of their own. To scan the whole sequence again in each of the thousand programs of its
 means takes microseconds a program, where a launch takes two once.
+
+If a number of rows is promised, two launches take the place of the first, a threshold's: :mod:`.links` reads every row
+and leaves its cosine to the row before, and :mod:`.select` tells which of a run are the weakest, for which it needs
+them all. It writes bytes that are :mod:`.nearest_match`'s, so groups are made and averaged by the same two.
 
 Importing this package imports no triton; the first call does. The kernels have run in Triton's interpreter and have
 been compiled for sm_80, sm_90 and gfx942, but they have not run on a GPU: what is said of time here is computed.
@@ -58,3 +62,35 @@ def pool_padded(
     from . import launches
 
     return launches.pool_padded(x, lengths, mergeable, threshold, window, left_padded)
+
+
+def pool_to(
+    x: Tensor,
+    cu_seqlens: Tensor | None,
+    mergeable: Tensor | None,
+    share: float,
+    rows: list[int] | None = None,
+    rows_tensor: Tensor | None = None,
+) -> Outputs:
+    """``affinity_pool::pool_to``, arguments checked by the caller. Waits for the device once, unless ``rows`` tell M.
+
+    ``rows`` that are all alike need no memory there; others are copied to it, which a CUDA graph could not repeat.
+    """
+    from . import launches
+
+    return launches.pool_to(x, cu_seqlens, mergeable, share, rows, rows_tensor)
+
+
+def pool_padded_to(
+    x: Tensor,
+    lengths: Tensor | None,
+    mergeable: Tensor | None,
+    share: float,
+    rows: list[int] | None = None,
+    rows_tensor: Tensor | None = None,
+    left_padded: bool = False,
+) -> Outputs:
+    """``affinity_pool::pool_padded_to``, arguments checked by the caller. Never waits for the device."""
+    from . import launches
+
+    return launches.pool_padded_to(x, lengths, mergeable, share, rows, rows_tensor, left_padded)

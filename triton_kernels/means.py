@@ -2,7 +2,8 @@
 
 Mapping. A program has BLOCK features of one row of ``values``; the rows of x that it is the mean of lie between two
 ``starts``, and eight of them are on their way at a time. Where there is no group a program writes zeros to a padded
-batch, and ends at once if sequences are packed: the grid is made before anyone knows M.
+batch, and to packed sequences if M was promised, which holds unless their bounds make no sense. If not it ends at once:
+the grid is made before anyone knows M.
 
 Traffic. N rows in and M out, each once, and a few bytes a group.
 
@@ -46,7 +47,7 @@ def write_bounds(
             b += tl.num_programs(0).to(tl.int64) * BLOCK
 
 
-@triton.jit(do_not_specialize=["starts", "groups", "segment_ids", "cu_seqlens", "rows", "bounds"])
+@triton.jit(do_not_specialize=["starts", "groups", "segment_ids", "cu_seqlens", "rows", "places", "bounds"])
 def means(
     x: tl.tensor,
     starts: tl.tensor,
@@ -57,24 +58,26 @@ def means(
     counts: tl.tensor,
     cu_seqlens_out: tl.tensor,
     rows: tl.int32,
+    places: tl.int32,
     bounds: tl.int64,
     dim: tl.int32,
     sequence_stride: tl.int64,
     row_stride: tl.int64,
     left: tl.constexpr,
+    promised: tl.constexpr,
 ) -> None:
     blocks = tl.cdiv(dim, BLOCK)
     place = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
-    sequence = (place // rows).to(tl.int64)
-    group = place % rows
+    sequence = (place // places).to(tl.int64)
+    group = place % places
     found = tl.load(groups + sequence)
     if left:
-        group -= rows - found
+        group -= places - found
     exists = (group >= 0) & (group < found)
     if cu_seqlens_out is not None:
         write_bounds(cu_seqlens, segment_ids, cu_seqlens_out, rows, bounds, found)
-        if group >= found:
+        if (not promised) & (group >= found):
             return
 
     starts += sequence * (rows + 1) + group

@@ -53,28 +53,73 @@ def row_sums(values: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def matches(dot: tl.tensor, norm_a: tl.tensor, norm_b: tl.tensor, threshold: tl.tensor) -> tl.tensor:
-    """cos(a, b) >= threshold, from float32 sums (the norms squared) in float64; csrc/algebra.h says why so."""
-    finite = (norm_a < float("inf")) & (norm_b < float("inf"))
-    least = tl.full((ROWS,), 1e-16, tl.float64)
-    root = tl.sqrt(tl.maximum(norm_a.to(tl.float64), least) * tl.maximum(norm_b.to(tl.float64), least))
-    similar = (dot.to(tl.float64) >= threshold * root) | (threshold <= -1)
-    return finite & similar & (threshold <= 1)
+def sums(
+    row: tl.tensor, row_stride: tl.tensor, dim: tl.tensor, searching: tl.tensor, wanted: tl.tuple, nearer: tl.tensor,
+    chunks: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """Squared norms of rows, then by lag their dots with earlier rows, and the squared norms of those.
+
+    ``row`` points to the rows, of which those that are ``searching`` are read. Lag i is ``nearer + i + 1`` rows, and
+    earlier rows are read where they are ``wanted[i]``.
+    """
+    lags: tl.constexpr = len(wanted)
+    zero = tl.zeros((ROWS, BLOCK), tl.float32)
+    own_norm, dots, norms = zero, (zero,) * lags, (zero,) * lags
+    begin = 0
+    while begin < dim:
+        for _ in tl.static_range(chunks):
+            column = (begin + tl.arange(0, BLOCK))[None, :]
+            a = widened(tl.load(row + column, searching[:, None] & (column < dim), other=0))
+            own_norm = tl.fma(a, a, own_norm)
+            for i in tl.static_range(lags):
+                b = row - (nearer + i + 1) * row_stride + column
+                b = widened(tl.load(b, wanted[i][:, None] & (column < dim), other=0))
+                dots += (tl.fma(a, b, dots[i]),)
+                norms += (tl.fma(b, b, norms[i]),)
+            dots, norms = dots[lags:], norms[lags:]
+            begin += BLOCK
+
+    total = (row_sums(own_norm),)  # type: tuple[tl.tensor, ...]
+    for i in tl.static_range(lags):
+        total += (row_sums(dots[i]), row_sums(norms[i]))
+    return total
 
 
 @triton.jit
-def starts_sequence(t: tl.tensor, cu_seqlens: tl.tensor, bounds: tl.tensor) -> tl.tensor:
-    """Whether rows t are entries of cu_seqlens, by bisection. Entries out of order mislead it, not out of bounds."""
-    low = tl.zeros((ROWS,), tl.int64)  # low..high holds the place of the first entry that is not below t
+def both_finite(norm_a: tl.tensor, norm_b: tl.tensor) -> tl.tensor:
+    return (norm_a < float("inf")) & (norm_b < float("inf"))
+
+
+@triton.jit
+def product(norm_a: tl.tensor, norm_b: tl.tensor) -> tl.tensor:
+    """Of the norms of two rows, in float64, from their squares."""
+    least = tl.full((ROWS,), 1e-16, tl.float64)
+    return tl.sqrt(tl.maximum(norm_a.to(tl.float64), least) * tl.maximum(norm_b.to(tl.float64), least))
+
+
+@triton.jit
+def matches(dot: tl.tensor, norm_a: tl.tensor, norm_b: tl.tensor, threshold: tl.tensor) -> tl.tensor:
+    """cos(a, b) >= threshold, from float32 sums (the norms squared) in float64; csrc/algebra.h says why so."""
+    similar = (dot.to(tl.float64) >= threshold * product(norm_a, norm_b)) | (threshold <= -1)
+    return both_finite(norm_a, norm_b) & similar & (threshold <= 1)
+
+
+@triton.jit
+def sequence_of(t: tl.tensor, cu_seqlens: tl.tensor, bounds: tl.tensor) -> tl.tuple:
+    """The last entry of cu_seqlens not above t, -1 if there is none, and whether it is t: the sequence, and its start.
+
+    By bisection. Entries out of order mislead it, not out of bounds.
+    """
+    low = tl.zeros((ROWS,), tl.int64)  # low..high holds the place of the first entry above t
     high = low + bounds
     width = bounds
     while width > 0:
         middle = (low + high) // 2
-        below = tl.load(cu_seqlens + middle, low < high, other=2**31 - 1) < t
-        low = tl.where(below, middle + 1, low)
-        high = tl.where(below, high, middle)
+        above = tl.load(cu_seqlens + middle, low < high, other=2**31 - 1) > t
+        low = tl.where(above, low, middle + 1)
+        high = tl.where(above, middle, high)
         width //= 2
-    return tl.load(cu_seqlens + low, low < bounds, other=-1) == t
+    return low - 1, tl.load(cu_seqlens + low - 1, low > 0, other=-1) == t
 
 
 @triton.jit(do_not_specialize=["mergeable", "cu_seqlens", "lengths", "nearest", "rows", "bounds", "window"])
@@ -119,29 +164,14 @@ def nearest_match(
                 pair &= tl.load(mergeable + earlier, pair, other=0) != 0
             wanted += (pair,)
 
-        zero = tl.zeros((ROWS, BLOCK), tl.float32)
-        own_norm, dots, norms = zero, (zero,) * lags, (zero,) * lags
-        begin = 0
-        while begin < dim:
-            for _ in tl.static_range(chunks):
-                column = (begin + tl.arange(0, BLOCK))[None, :]
-                a = widened(tl.load(row + column, searching[:, None] & (column < dim), other=0))
-                own_norm = tl.fma(a, a, own_norm)
-                for i in tl.static_range(lags):
-                    b = row - (nearer + i + 1) * row_stride + column
-                    b = widened(tl.load(b, wanted[i][:, None] & (column < dim), other=0))
-                    dots += (tl.fma(a, b, dots[i]),)
-                    norms += (tl.fma(b, b, norms[i]),)
-                dots, norms = dots[lags:], norms[lags:]
-                begin += BLOCK
-
-        own_norm = row_sums(own_norm)
+        total = sums(row, row_stride, dim, searching, wanted, nearer, chunks)
         for i in tl.static_range(lags):
-            found = wanted[i] & matches(row_sums(dots[i]), own_norm, row_sums(norms[i]), threshold)
+            found = wanted[i] & matches(total[2 * i + 1], total[0], total[2 * i + 2], threshold)
             best = tl.minimum(best, tl.where(found, nearer + i + 1, NO_MATCH))
         searching &= best == NO_MATCH
         nearer += lags
 
     if cu_seqlens is not None:
-        best = tl.where(starts_sequence(t, cu_seqlens, bounds), NO_MATCH, best)
+        _, starts = sequence_of(t, cu_seqlens, bounds)
+        best = tl.where(starts, NO_MATCH, best)
     tl.store(nearest + t, best.to(tl.uint8), valid)

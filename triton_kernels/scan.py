@@ -25,6 +25,9 @@ in step 1 and step 2 4 us, they take 35 rather than 1600. No input is slow other
 nor rows that alternate. The alternative in step 2 was tl.associative_scan over maps packed into words: 50 instructions
 to compose two at window 8, a thousand at window 32.
 
+There may be room for fewer groups, if their number was promised for packed sequences whose bounds make no sense: then
+the last group takes the rest.
+
 Traffic. N bytes twice, in chunks three times, 4 N bytes of ids, 4 M of starts; the words are 2 KB, 16 at window 32, for
 each program to read from L2. Nothing passes from thread to thread through global memory within a launch: of
 tl.debug_barrier AMD's compiler makes a barrier that waits for no store. And all of it is integers: there is no order of
@@ -132,7 +135,7 @@ def maps_of_chunks(
     tl.store(maps + state, opened * states + last - 1)
 
 
-@triton.jit(do_not_specialize=["nearest", "lengths", "maps", "rows", "run_rows", "window"])
+@triton.jit(do_not_specialize=["nearest", "lengths", "maps", "rows", "places", "run_rows", "window"])
 def scan(
     nearest: tl.tensor,
     lengths: tl.tensor,
@@ -141,6 +144,7 @@ def scan(
     starts: tl.tensor,
     groups: tl.tensor,
     rows: tl.int32,
+    places: tl.int32,
     run_rows: tl.int32,
     window: tl.int32,
     left: tl.constexpr,
@@ -168,7 +172,7 @@ def scan(
     last, opened = maps_of_runs(nearest, begin, run_rows, first, end, window, left, states)
     length, opened = entered(last, opened, length)
     group += tl.cumsum(opened, 0) - opened
-    found = tl.sum(opened if maps is None else chunk_opened, 0)
+    found = tl.minimum(tl.sum(opened if maps is None else chunk_opened, 0), places)
     if chunk == 0:
         tl.store(groups + sequence, found)
         tl.store(starts + found, end)
@@ -180,6 +184,6 @@ def scan(
         exists = (t >= first) & (t < end) if left else t < end
         length, opens = join_or_open(length, tl.load(nearest + t, exists, other=0), window)
         group += opens
-        tl.store(segment_ids + t, tl.where(exists, first_id + group, -1), t < rows)
-        tl.store(starts + group, t, exists & (opens == 1))
+        tl.store(segment_ids + t, tl.where(exists, first_id + tl.minimum(group, places - 1), -1), t < rows)
+        tl.store(starts + group, t, exists & (opens == 1) & (group < places))
         i += 1

@@ -13,8 +13,8 @@ from affinity_pool import triton_kernels
 library = torch.library.Library("affinity_pool", "IMPL")
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
-    library.impl("pool", triton_kernels.pool, "CPU")
-    library.impl("pool_padded", triton_kernels.pool_padded, "CPU")
+    for op in affinity_pool.ops.REFERENCE:
+        library.impl(op, getattr(triton_kernels, op), "CPU")
 
 IMPLEMENTATIONS[:] = [
     Implementation("triton", "cpu", affinity_pool.pool, affinity_pool.pool_padded, lambda: None),

@@ -25,13 +25,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from affinity_pool.triton_kernels import means, nearest_match, pool, pool_padded, scan
+from affinity_pool.triton_kernels import (
+    links,
+    means,
+    nearest_match,
+    pool,
+    pool_padded,
+    pool_padded_to,
+    pool_to,
+    scan,
+    select,
+)
 
 SM_80, SM_90 = GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)
 GFX_942 = GPUTarget("hip", "gfx942", 64)
 POINTERS = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
-    torch.int32: "*i32", torch.uint8: "*u8", torch.bool: "*i1",
+    torch.int32: "*i32", torch.int64: "*i64", torch.uint8: "*u8", torch.bool: "*i1",
 }  # fmt: skip
 
 
@@ -72,7 +82,10 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     """What is launched while the test runs; compiled things are kept for the session, and out of anyone's home."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     recorded: list[Launch] = []
-    kernels = ((nearest_match, "nearest_match"), (scan, "maps_of_chunks"), (scan, "scan"), (means, "means"))
+    kernels = (
+        (nearest_match, "nearest_match"), (links, "links"), (select, "select"),
+        (scan, "maps_of_chunks"), (scan, "scan"), (means, "means"),
+    )  # fmt: skip
     for module, name in kernels:
         monkeypatch.setattr(module, name, Recorder(getattr(module, name), recorded))
     return recorded
@@ -84,23 +97,36 @@ def rows(dtype: torch.dtype, shape: tuple[int, ...], offset: int = 0) -> torch.T
 
 
 def call_everything(dtype: torch.dtype, window: int, offset: int = 0) -> None:
-    """Both ops with none of their optional arguments and with all; in but one 16-bit dtype, for they are alike.
+    """Every op with none of its optional arguments and with all; in but one 16-bit dtype, for they are alike.
 
     And with more rows than one program scans.
     """
     packed, padded = rows(dtype, (48, 64), offset), rows(dtype, (3, 16, 64), offset)
     mask, lengths = torch.ones(3, 16, dtype=torch.bool), torch.tensor([16, 3, 0], dtype=torch.int32)
     pool(packed, None, None, 0.8, window)
+    pool_to(packed, None, None, 0.5)
     if dtype == torch.float16:
         return
-    pool(packed, torch.tensor([0, 7, 48], dtype=torch.int32), mask.flatten(), 0.8, window)
+    cu_seqlens, counts = torch.tensor([0, 7, 48], dtype=torch.int32), torch.ones(3, dtype=torch.int32)
+    pool(packed, cu_seqlens, mask.flatten(), 0.8, window)
+    pool_to(packed, cu_seqlens, mask.flatten(), 0.5)
+    for given in ({"rows": [3]}, {"rows": [3, 4]}, {"rows_tensor": counts[:2]}):
+        pool_to(packed, cu_seqlens, None, 1.0, **given)
     pool_padded(padded, None, None, 0.8, window)
+    pool_padded_to(padded, None, None, 0.5)
     for left in (False, True):
         pool_padded(padded, lengths, mask, 0.8, window, left)
+        pool_padded_to(padded, lengths, mask, 0.5, left_padded=left)
+        pool_padded_to(padded, lengths, None, 1.0, None, counts, left)
     padded = rows(dtype, (3, scan.ONE_CHUNK + 1, 64), offset)
     mask = torch.ones(padded.shape[:2], dtype=torch.bool)
     pool(padded[0], None, None, 0.8, window)
     pool_padded(padded, lengths, mask, 0.8, window, True)
+
+
+def of(launches: list[Launch], kernel: str) -> Launch:
+    """The first launch of a kernel."""
+    return next(launch for launch in launches if launch.kernel.__name__ == kernel)
 
 
 def compiled(launches: list[Launch], target: GPUTarget) -> list[Any]:
@@ -159,7 +185,7 @@ def test_misaligned_rows_compile_too(launches):
 def test_no_layout_decides_in_which_order_floats_are_added(launches, dtype, offset):
     """Of two there is but one sum, and what is fused is what the source says."""
     call_everything(dtype, 3, offset)
-    kernel = compiled([launches[0]], SM_90)[0]
+    kernel = of(launches, "nearest_match").compile(SM_90)
     sums = re.findall(r'"tt\.reduce".*?\}\) : \(tensor<([\dx]+)x([if]\d+)', kernel.asm["ttgir"], re.DOTALL)
     over_floats = [shape for shape, element in sums if element[0] == "f"]
     assert len(over_floats) == 7 * 8  # seven sums of 256 columns
@@ -169,9 +195,29 @@ def test_no_layout_decides_in_which_order_floats_are_added(launches, dtype, offs
     assert not re.search(r"\.ftz|\.approx|fma\.rn\.f64", kernel.asm["ptx"])
 
 
+def test_a_link_is_a_quotient_in_float64_of_the_same_sums(launches):
+    call_everything(torch.bfloat16, 3)
+    kernel = of(launches, "links").compile(SM_90)
+    sums = re.findall(r'"tt\.reduce".*?\}\) : \(tensor<([\dx]+)xf32', kernel.asm["ttgir"], re.DOTALL)
+    assert len(sums) == 3 * 8
+    assert all(shape.endswith("x2") for shape in sums)
+    assert {"sqrt.rn.f64", "div.rn.f64", "add.rn.f64"} <= set(re.findall(r"[\w.]+\.f64", kernel.asm["ptx"]))
+    assert not re.search(r"\.ftz|\.approx|fma\.rn\.f64", kernel.asm["ptx"])
+
+
+def test_rows_left_are_rounded_as_in_python(launches):
+    """1e-9 is a float64, and taken from a product that has been rounded."""
+    pool_to(rows(torch.float32, (48, 64)), None, None, 0.5)
+    launch = of(launches, "select")
+    assert launch.source().signature["share"] == "fp64"
+    ptx = launch.compile(SM_90).asm["ptx"]
+    assert set(re.findall(r"(?:add|sub|mul|fma)[\w.]*\.f64", ptx)) <= {"add.rn.f64", "sub.rn.f64", "mul.rn.f64"}
+    assert re.search(r"0d[3B]E112E0BE826D695", ptx)
+
+
 def test_a_mean_is_a_sum_times_a_rounded_reciprocal(launches):
     call_everything(torch.bfloat16, 3)
-    ptx = compiled([launches[2]], SM_90)[0].asm["ptx"]
+    ptx = of(launches, "means").compile(SM_90).asm["ptx"]
     assert re.search(r"(div|rcp)\.rn\.(ftz\.)?f32", ptx)  # a reciprocal of 2^31 is no subnormal yet
     assert not re.search(r"\.approx|(add|mul)\.ftz|fma\.", ptx)
 
@@ -190,16 +236,19 @@ def test_rows_are_loaded_16_bytes_at_a_time(launches):
 
 
 def test_few_things_make_a_kernel_compile_anew(launches):
-    """Not the number of rows or sequences, nor their strides, nor a window beyond the lags of a pass."""
+    """Not the number of rows or sequences, nor their strides, nor a window beyond the lags of a pass, nor a promise."""
     call_everything(torch.bfloat16, 5)
     before = {launch.source().hash() for launch in launches}
-    assert len(before) == 4 + 7 + 4
+    assert len(before) == 4 + 8 + 1 + 7 + 3 + 5
     mask = torch.ones(7, 33, dtype=torch.bool)
     for width, window in ((33, 6), (16, 7), (1, 8)):
         x, lengths = rows(torch.bfloat16, (7, width, 4096)), torch.zeros(7, dtype=torch.int32)
         pool(x[0], None, None, -0.5, window)
+        pool_to(x[0], None, None, 1.0)
         for left in (False, True):
             pool_padded(x, lengths, mask[:, :width], 1.0, window, left)
+            pool_padded_to(x, lengths, mask[:, :width], 0.1, left_padded=left)
+            pool_padded_to(x, lengths, None, 1.0, [*range(7)], left_padded=left)
     x, mask = rows(torch.bfloat16, (2, 2**16, 16)), torch.ones(2, 2**16, dtype=torch.bool)
     pool(x[0], None, None, -0.5, 8)
     pool_padded(x, torch.zeros(2, dtype=torch.int32), mask, 1.0, 8, True)
@@ -208,8 +257,33 @@ def test_few_things_make_a_kernel_compile_anew(launches):
 
 @pytest.mark.parametrize(("length", "kernels"), [(2**14, 3), (2**14 + 1, 4)])
 def test_a_scan_takes_two_launches_if_it_takes_long(launches, length, kernels):
+    """And a promise one more, for there are links to be compared."""
     pool(rows(torch.float32, (length, 16)), None, None, 0.8, 3)
     assert len(launches) == kernels
     launches.clear()
     pool_padded(rows(torch.float32, (2, length, 16)), None, None, 0.8, 3)
     assert len(launches) == kernels
+    launches.clear()
+    pool_to(rows(torch.float32, (length, 16)), None, None, 0.5)
+    assert len(launches) == kernels + 1
+    launches.clear()
+    pool_padded_to(rows(torch.float32, (2, length, 16)), None, None, 0.5)
+    assert len(launches) == kernels + 1
+
+
+@pytest.mark.usefixtures("launches")
+def test_only_a_number_of_groups_that_no_one_promised_is_waited_for(monkeypatch):
+    """It is the one number that a call asks the device for."""
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: asked.append(tensor) or 0)
+    x, counts = rows(torch.float32, (48, 64)), torch.ones(1, dtype=torch.int32)
+    cu_seqlens = torch.tensor([0, 7, 48], dtype=torch.int32)
+    for given, places in (([5], 10), ([4, 30], 34)):
+        values, _, _, sizes = pool_to(x, cu_seqlens, None, 1.0, given)
+        assert len(values) == len(sizes) == places
+    for promise in ((0.5,), (1.0, [5]), (1.0, None, counts)):
+        pool_padded_to(x[None], counts, None, *promise)
+    assert not asked
+    pool_to(x, None, None, 0.5)
+    pool_to(x, None, None, 1.0, None, counts)
+    assert len(asked) == 2

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-CLAIMS = ("op/test_rule.py", "op/test_means.py", "op/test_shapes.py", "triton_kernels/test_kernels.py")
+CLAIMS = (
+    "op/test_rule.py",
+    "op/test_means.py",
+    "op/test_shapes.py",
+    "triton_kernels/test_counts.py",
+    "triton_kernels/test_kernels.py",
+)
 SLOW = (
     "reaches_exactly_so_far and (11 or 32)",
     "wide_rows and not dtype2",
@@ -32,6 +38,10 @@ SLOW = (
     "as_many_chunks",
     "every_row_finds and not 9-2-dtype1",
     "every_feature and not 1-160-dtype2",
+    "of_packed_sequences and not dtype2",
+    "padded_sequences and not dtype2",
+    "have_the_weakest and not dtype2",
+    "between_two_links and not dtype2",
 )
 
 

@@ -53,7 +53,7 @@ def scanned(
             k, lengths, maps, rows, run_rows, window, left, states, num_warps=scan.NUM_WARPS
         )
     scan.scan[(batch, chunks)](
-        k, lengths, maps if chunks > 1 else None, ids, starts, groups, rows, run_rows, window, left, states,
+        k, lengths, maps if chunks > 1 else None, ids, starts, groups, rows, rows, run_rows, window, left, states,
         num_warps=scan.NUM_WARPS,
     )  # fmt: skip
     return ids, starts, groups
