@@ -17,5 +17,5 @@ with warnings.catch_warnings():
         library.impl(op, getattr(triton_kernels, op), "CPU")
 
 IMPLEMENTATIONS[:] = [
-    Implementation("triton", "cpu", affinity_pool.pool, affinity_pool.pool_padded, lambda: None),
+    Implementation("triton", "cpu", affinity_pool, lambda: None),
 ]
