@@ -37,7 +37,7 @@ def pool_padded(
     """See :func:`affinity_pool.triton_kernels.pool_padded`."""
     _check_sizes(*x.shape)
     outputs = _padded_outputs(x)
-    if 0 in x.shape:
+    if outputs[3].numel() == 0:
         return _no_groups(outputs)
     sequences = Sequences(x, mergeable, lengths=lengths, left_padded=left_padded)
     with torch.cuda.device_of(x):
@@ -81,7 +81,7 @@ def pool_padded_to(
     _check_sizes(*x.shape)
     promise = _promise(x, x.shape[0], share, rows, rows_tensor)
     outputs = _padded_outputs(x)
-    if 0 in x.shape:
+    if outputs[3].numel() == 0:
         return _no_groups(outputs)
     sequences = Sequences(x, mergeable, lengths=lengths, left_padded=left_padded)
     with torch.cuda.device_of(x):
