@@ -139,7 +139,7 @@ def _pool_to_fake(
     return _packed_fake(x, cu_seqlens, rows[0] * batch if len(rows) == 1 else sum(rows))
 
 
-def _packed_fake(x: Tensor, cu_seqlens: Tensor | None, groups: int) -> Outputs:
+def _packed_fake(x: Tensor, cu_seqlens: Tensor | None, groups: int | torch.SymInt) -> Outputs:
     return (
         x.new_empty(groups, x.shape[1]),
         x.new_empty(2 if cu_seqlens is None else cu_seqlens.shape[0], dtype=torch.int32),

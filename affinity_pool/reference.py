@@ -174,6 +174,11 @@ def grouping_to(keep: checks.Keep) -> Grouping:
     return grouping
 
 
+def of_sequence(grouping: Grouping, sequence: int) -> Grouping:
+    """The same for a call with that sequence alone."""
+    return lambda rows, mask, _: grouping(rows, mask, sequence)
+
+
 def packed(x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, grouping: Grouping) -> Pooled:
     bounds = [0, x.shape[0]] if cu_seqlens is None else cu_seqlens.tolist()
     checks.check_cu_seqlens(bounds, x.shape[0])
@@ -208,7 +213,7 @@ def padded(
     for b, n in enumerate(valid_rows):
         valid = slice(width - n, width) if left_padded else slice(0, n)
         mask = None if mergeable is None else mergeable[b, valid]
-        out = packed(x[b, valid], None, mask, lambda rows, mask, _, b=b: grouping(rows, mask, b))
+        out = packed(x[b, valid], None, mask, of_sequence(grouping, b))
         m = out.counts.shape[0]
         first = width - m if left_padded else 0
         values[b, first : first + m] = out.values

@@ -257,7 +257,8 @@ AP_DEVICE bool write_groups(const Params& p, const Tile& tile, const TileRows<F,
   const auto has_room = [&](int64_t group) { return group >= first_value && group < first_value + p.value_rows; };
   if (tid < count) {
     const int opened = __popc(opens & ((2u << tid) - 1));
-    p.segment_ids[tile.first_row + tile.begin + tid] = static_cast<int>(first_id) - 1 + opened;
+    const int id = static_cast<int>(first_id) - 1 + opened;
+    p.segment_ids[tile.first_row + tile.begin + tid] = id < p.value_rows ? id : p.value_rows - 1;
   }
   if (tid <= count && (ends >> tid & 1) != 0 && tile.begin + tid > 0) {
     const uint32_t earlier = ends & ((1u << tid) - 1);

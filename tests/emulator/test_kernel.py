@@ -65,6 +65,7 @@ def test_ints_that_bounds_leave_no_room_for_are_filled_with_zeros():
     for counts, groups in (([3, 1], [1, 1, 4, 0]), ([0, 2], [2, 4]), ([3, 3], [1, 1, 1, 1, 2, 0])):
         result = emulator.pool_to(x, counts, cu_seqlens)
         assert len(result.values) == sum(counts)
+        assert int(result.segment_ids.max()) < sum(counts)
         if counts != [0, 2]:  # more groups than promised: those that there is room for
             assert result.counts.tolist() == groups
             assert not result.values[-1].any()

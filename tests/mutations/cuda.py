@@ -421,6 +421,7 @@ FAULTS = [
     Fault("rows-of-known-matches-not-kept", POOLING, "  if (is_known && count > 0) rows().keep();  // while others look at what was published\n", ""),
     Fault("rows-without-a-group-not-filled", POOLING, "if (is_last && p.fills_value_rows)", "if (false)"),
     Fault("first-row-without-a-group-not-filled", POOLING, "for (int row = all; row < p.value_rows", "for (int row = all + 1; row < p.value_rows"),
+    Fault("ids-beyond-the-room", POOLING, "id < p.value_rows ? id : p.value_rows - 1", "id"),
     Fault("more-groups-than-room", POOLING, "group < first_value + p.value_rows;", "group < first_value + p.rows;", check="asan"),
 ]  # fmt: skip
 

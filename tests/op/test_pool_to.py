@@ -187,6 +187,16 @@ def test_a_row_that_is_not_finite_stays_alone_while_the_count_allows(implementat
         assert result.values[others].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [4, 64, 257])
+def test_equal_rows_with_a_squared_norm_beyond_float32_have_no_link(implementation: Implementation, dtype, dim):
+    """Four links, all the weakest there are: the earliest begin groups, though two rows are equal."""
+    x = torch.ones(5, dim, dtype=dtype)
+    x[1:4] = 1e20
+    for count in (2, 3, 4):
+        assert implementation.pool_to(x, count).counts.tolist() == [1] * (count - 1) + [6 - count]
+
+
 @given(case=cases(masked=True), share=shares)
 def test_text_passes_bit_for_bit(implementation: Implementation, case: Case, share: float):
     result = implementation.pool_to(case.x, share, case.cu_seqlens, mergeable=case.mergeable)

@@ -16,6 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 CLAIMS = (
     "op/test_rule.py",
+    "op/test_pool_to.py",
     "op/test_means.py",
     "op/test_shapes.py",
     "triton_kernels/test_counts.py",
@@ -42,6 +43,15 @@ SLOW = (
     "padded_sequences and not dtype2",
     "have_the_weakest and not dtype2",
     "between_two_links and not dtype2",
+    "equal_links_in_a_long_run",
+    "long_runs_lose and not 257",
+    "leave_no_trace",
+    "side_by_side",
+    "ever_join_more",
+    "counts_as_rows_left",
+    "every_padded_element and pool_to",
+    "no_rows_and_no_sequences and not dtype2",
+    "while_the_count_allows and not dtype2",
 )
 
 
