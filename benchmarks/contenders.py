@@ -29,6 +29,8 @@ class Rule:
     threshold: float
     window: int
     cu_seqlens: Tensor | None = None
+    counts: tuple[int, ...] = ()
+    """Groups of each sequence, for those who are told how many there shall be."""
 
     def batch(self, x: Tensor) -> Tensor:
         """``x [N, D]`` as ``[B, T, D]``: the sequences of a case are equally long."""
@@ -49,6 +51,18 @@ def ours(rule: Rule) -> Pool:
 
 def ours_padded(rule: Rule) -> PoolPadded:
     return lambda x: affinity_pool.pool_padded(rule.batch(x), threshold=rule.threshold, window=rule.window)
+
+
+def ours_to(rule: Rule) -> Pool:
+    return lambda x: affinity_pool.pool_to(x, rule.counts, rule.cu_seqlens).values
+
+
+def ours_padded_to(rule: Rule) -> PoolPadded:
+    """One number for all sequences, or a tensor: ints that differ cannot be captured."""
+    same = len(set(rule.counts)) == 1
+    device = None if rule.cu_seqlens is None else rule.cu_seqlens.device
+    keep = rule.counts[0] if same else torch.tensor(rule.counts, dtype=torch.int32, device=device)
+    return lambda x: affinity_pool.pool_padded_to(rule.batch(x), keep)
 
 
 def triton(rule: Rule) -> Pool:
@@ -166,13 +180,34 @@ def compiled(rule: Rule) -> Pool:
     return torch.compile(pool, fullgraph=True, dynamic=False)
 
 
+def torch_to(rule: Rule) -> Pool:
+    """To a number of groups of one sequence: rows of length one, their products, a sort, means by segment_reduce."""
+    (count,) = rule.counts
+
+    def pool(x: Tensor) -> Tensor:
+        unit = F.normalize(x.float(), dim=1)
+        links = (unit[1:] * unit[:-1]).sum(1)
+        begins = links.argsort(stable=True)[: count - 1].sort().values + 1
+        lengths = F.pad(begins, (1, 1), value=0)
+        lengths[-1] = x.shape[0]
+        return torch.segment_reduce(x.float(), "mean", lengths=lengths.diff()).to(x.dtype)
+
+    return pool
+
+
 CONTENDERS: dict[str, Callable[[Rule], Pool]] = {
     "clone": clone,
     "ours": ours,
+    "ours to a count": ours_to,
+    "torch to a count": torch_to,
     "triton": triton,
     "torch.compile": compiled,
     "vectorised": vectorised,
     "paper's loop": paper_loop,
 }
 
-PADDED: dict[str, Callable[[Rule], PoolPadded]] = {"ours": ours_padded, "triton": triton_padded}
+PADDED: dict[str, Callable[[Rule], PoolPadded]] = {
+    "ours": ours_padded,
+    "ours to a count": ours_padded_to,
+    "triton": triton_padded,
+}

@@ -40,6 +40,8 @@ def measure(case: Case, names: Sequence[str], options: Options) -> Record:
     calls = {name: Call(pool) for name, pool in pools.items()}
     samples = interleave(calls, inputs_of(case, data), rounds=options.rounds, seconds=options.seconds)
     entries = {name: describe(taken, samples.get("clone"), data.bytes_moved(name)) for name, taken in samples.items()}
+    if "ours to a count" in entries and "ours" in entries:
+        entries["ours to a count"]["against_ours"] = samples["ours to a count"].against(samples["ours"])
     if "clone" in entries:
         for entry in entries.values():
             entry["percent_of_copy"] = round(100 * entry["gb_per_s"] / entries["clone"]["gb_per_s"], 1)

@@ -27,6 +27,7 @@ SUITES: dict[str, Suite] = {
     "target": cpu.target,
     "headline": cpu.headline,
     "sweep": cpu.sweep,
+    "counts": cpu.counts,
     "overhead": cpu.overhead,
     "instruction-sets": cpu.instruction_sets,
     **GPU_SUITES,

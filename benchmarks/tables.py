@@ -62,6 +62,20 @@ def sweep_table(records: Sequence[Record]) -> str:
     return markdown(["", "", *titles], rows)
 
 
+def counts_table(records: Sequence[Record]) -> str:
+    rows = []
+    for r in records:
+        counted = r["contenders"].get("ours to a count", {})
+        ratio = counted.get("against_ours")
+        interval = f"**{ratio['p50']:.2f}**" if ratio else ""
+        if ratio and ratio["ci95"]:
+            interval += " [{:.2f}, {:.2f}]".format(*ratio["ci95"])
+        times = [time(r, name) for name in ("clone", "ours", "ours to a count", "torch to a count")]
+        rows.append([str(r["case"]["threads"]), *shape(r), f"{r['case']['retention']:.0%}", *times, interval])
+    titles = ["threads", "T", "dtype", "left", "clone", "`pool`, window 1", "`pool_to`", "torch", "`pool_to` / `pool`"]
+    return markdown(titles, rows)
+
+
 def overhead_table(records: Sequence[Record]) -> str:
     rows = [[r["call"], f"{r['us']['p50']:.2f} us", f"{r['against_add']['p50']:.1f}"] for r in records]
     return markdown(["a call on [1, 64] float32", "time", "/ torch.add"], rows)
@@ -90,10 +104,14 @@ def gpu_table(records: Sequence[Record]) -> str:
         in_cache = [form_time(pair, "ours"), form_against(pair, "ours")] if pair else ["", ""]
         kernel = [form_time(r, "clone"), form_time(r, "ours"), form_against(r, "ours"), percent_of_copy(r, "ours")]
         whole = [form_time(r, "ours", "eager"), form_time(r, "ours", "whole")]
-        rest = [form_factor(r, "triton", "graph", "{:.1f}x"), *(form_factor(r, n, "whole", "{:.0f}x") for n in OTHERS)]
+        rest = [
+            form_factor(r, "ours to a count", "graph", "{:.2f}x"),
+            form_factor(r, "triton", "graph", "{:.1f}x"),
+            *(form_factor(r, n, "whole", "{:.0f}x") for n in OTHERS),
+        ]
         rows.append([*shape(r), *kernel, *in_cache, *whole, *rest])
     titles = ["T", "dtype", "clone", "ours", "/ clone", "% of copy", "x in cache: ours", "/ clone", "eager", "`pool`"]
-    return markdown([*titles, *(f"{name} / ours" for name in ("triton", *OTHERS))], rows)
+    return markdown([*titles, *(f"{name} / ours" for name in ("ours to a count", "triton", *OTHERS))], rows)
 
 
 def gpu_sweep_table(records: Sequence[Record]) -> str:
@@ -130,6 +148,7 @@ TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "target": target_table,
     "headline": headline_table,
     "sweep": sweep_table,
+    "counts": counts_table,
     "overhead": overhead_table,
     "instruction-sets": instruction_set_table,
     "gpu-headline": gpu_table,
