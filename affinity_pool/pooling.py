@@ -105,8 +105,9 @@ def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeabl
 
     Returns:
         :class:`Pooled` ``(values [M, D], cu_seqlens [B + 1], segment_ids [N], counts [M])``, with derivatives as in
-        :func:`pool`. With counts as ints ``M`` is their sum and nothing waits for a device: the call can be captured in
-        a CUDA graph (an int or, for counts that differ, a tensor and :func:`pool_padded_to`).
+        :func:`pool`. With counts as ints ``M`` is their sum, with a share of one sequence without ``mergeable`` it is
+        :func:`rows_left` too: then nothing waits for a device, and the call can be captured in a CUDA graph, but for
+        ints that differ: they would be read from the host again (give a tensor to :func:`pool_padded_to`).
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.

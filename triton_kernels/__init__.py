@@ -72,9 +72,10 @@ def pool_to(
     rows: list[int] | None = None,
     rows_tensor: Tensor | None = None,
 ) -> Outputs:
-    """``affinity_pool::pool_to``, arguments checked by the caller. Waits for the device once, unless ``rows`` tell M.
+    """``affinity_pool::pool_to``, arguments checked by the caller. Waits for the device once, unless the host knows M.
 
-    ``rows`` that are all alike need no memory there; others are copied to it, which a CUDA graph could not repeat.
+    It does from ``rows``, and from the share of one run. ``rows`` that are all alike need no memory there; others are
+    copied to it, which a CUDA graph could not repeat.
     """
     from . import launches
 

@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from ..checks import check_sequences
+from ..reference import rows_left
 from . import Outputs, links, means, nearest_match, scan, select
 
 # What is to be fused is written as fma; the default differs between versions of Triton, and warns.
@@ -56,6 +57,8 @@ def pool_to(
     """See :func:`affinity_pool.triton_kernels.pool_to`."""
     _check_packed(x, cu_seqlens)
     batch = 1 if cu_seqlens is None else len(cu_seqlens) - 1
+    if all(given is None for given in (rows, rows_tensor, cu_seqlens, mergeable)):
+        rows = [rows_left(x.shape[0], share)]  # of one run the host can tell
     promise = _promise(x, batch, share, rows, rows_tensor)
     places = x.shape[0] if rows is None else rows[0] * batch if len(rows) == 1 else sum(rows)
     _check_sizes(1, places, x.shape[1])

@@ -288,10 +288,12 @@ def test_rows_left_refuses_in_words(rows, keep, error, words):
 
 
 def test_every_backend_counts_as_rows_left(implementation: Implementation):
-    """Shares at and beside whole numbers of rows."""
+    """Shares at and beside whole numbers of rows; told by bounds that there is one sequence, the kernel counts."""
     rows = 49
+    x, bounds = torch.ones(rows, 2), ints(0, rows)
     for count in range(1, rows + 1, 4):
         for share in (count / rows, math.nextafter(count / rows, 0), min(1.0, math.nextafter(count / rows, 1))):
-            assert len(implementation.pool_to(torch.ones(rows, 2), share).counts) == rows_left(rows, share) == count
+            assert len(implementation.pool_to(x, share, bounds).counts) == rows_left(rows, share) == count
         more = min(1.0, (count + 1e-6) / rows)
-        assert len(implementation.pool_to(torch.ones(rows, 2), more).counts) == rows_left(rows, more)
+        assert len(implementation.pool_to(x, more, bounds).counts) == rows_left(rows, more)
+        assert implementation.pool_to(x, more).counts.sum() == rows

@@ -239,7 +239,7 @@ def test_few_things_make_a_kernel_compile_anew(launches):
     """Not the number of rows or sequences, nor their strides, nor a window beyond the lags of a pass, nor a promise."""
     call_everything(torch.bfloat16, 5)
     before = {launch.source().hash() for launch in launches}
-    assert len(before) == 4 + 8 + 1 + 7 + 3 + 5
+    assert len(before) == 4 + 8 + 1 + 7 + 3 + 6
     mask = torch.ones(7, 33, dtype=torch.bool)
     for width, window in ((33, 6), (16, 7), (1, 8)):
         x, lengths = rows(torch.bfloat16, (7, width, 4096)), torch.zeros(7, dtype=torch.int32)
@@ -283,7 +283,8 @@ def test_only_a_number_of_groups_that_no_one_promised_is_waited_for(monkeypatch)
         assert len(values) == len(sizes) == places
     for promise in ((0.5,), (1.0, [5]), (1.0, None, counts)):
         pool_padded_to(x[None], counts, None, *promise)
+    assert len(pool_to(x, None, None, 0.5)[0]) == 24
     assert not asked
-    pool_to(x, None, None, 0.5)
+    pool_to(x, cu_seqlens, None, 0.5)
     pool_to(x, None, None, 1.0, None, counts)
     assert len(asked) == 2
