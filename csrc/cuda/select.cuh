@@ -20,6 +20,7 @@
 namespace affinity_pool::cuda {
 
 constexpr int kSelectThreads = 256, kSelectWarps = kSelectThreads / 32, kDigits = 256, kCachedKeys = 4096;
+constexpr int kKeysAtOnce = 4, kStep = kKeysAtOnce * kSelectThreads;
 inline int64_t select_blocks_of(int64_t rows) { return (rows + kSelectThreads - 1) / kSelectThreads; }
 static_assert(kDigits == kSelectThreads, "a thread has a digit");
 
@@ -52,12 +53,35 @@ AP_DEVICE int first_from(const uint32_t* ballot, int begin) {
   return kSelectThreads;
 }
 
+// The least of what the threads have; a barrier goes before the next.
+AP_DEVICE int least_of_block(int value, SelectShared& shared) {
+#pragma unroll
+  for (int apart = 16; apart > 0; apart /= 2) {
+    const int other = __shfl_xor_sync(kAllLanes, value, apart);
+    value = other < value ? other : value;
+  }
+  if (threadIdx.x % 32 == 0) shared.warp_total[threadIdx.x / 32] = value;
+  __syncthreads();
+  for (int w = 0; w < kSelectWarps; ++w) value = shared.warp_total[w] < value ? shared.warp_total[w] : value;
+  __syncthreads();
+  return value;
+}
+
+constexpr uint64_t kNoKey = ~uint64_t{0};  // of a NaN, which no link is
+
 // The keys of one run but the first.
 struct RunKeys {
   const uint64_t* cached;
   const uint64_t* all;
   int64_t count;
-  AP_DEVICE uint64_t operator[](int64_t i) const { return i < kCachedKeys ? cached[i] : all[i]; }
+  // Of a thread, of a step: kNoKey where there is none.
+  AP_DEVICE void load(int64_t first, uint64_t (&key)[kKeysAtOnce]) const {
+#pragma unroll
+    for (int i = 0; i < kKeysAtOnce; ++i) {
+      const int64_t place = first + i * kSelectThreads + threadIdx.x;
+      key[i] = place >= count ? kNoKey : place < kCachedKeys ? cached[place] : all[place];
+    }
+  }
 };
 
 // Which keys are taken: those whose upper bits are less than the cut's and, of those that have the same, some.
@@ -74,9 +98,12 @@ AP_DEVICE Cut find_cut(const RunKeys& keys, int64_t wanted, SelectShared& shared
   for (int shift = 56;; shift -= 8) {
     shared.count[tid] = 0;
     __syncthreads();
-    for (int64_t i = tid; i < keys.count; i += kSelectThreads) {
-      const uint64_t key = keys[i] >> shift;
-      if (key >> 8 == upper) add_one(&shared.count[key % kDigits]);
+    for (int64_t first = 0; first < keys.count; first += kStep) {
+      uint64_t key[kKeysAtOnce];
+      keys.load(first, key);
+#pragma unroll
+      for (int i = 0; i < kKeysAtOnce; ++i)
+        if (key[i] != kNoKey && key[i] >> shift >> 8 == upper) add_one(&shared.count[(key[i] >> shift) % kDigits]);
     }
     __syncthreads();
     const int having = shared.count[tid];
@@ -109,43 +136,51 @@ AP_DEVICE void select_in_long_run(const Selection& s, int64_t begin, int64_t kno
   __syncthreads();
   for (int64_t t = begin + 1 + tid; t < known_end; t += kSelectThreads) shared.keys[t - begin - 1] = s.keys[t];
   int64_t end = known_end;
-  for (;; end += kSelectThreads) {
-    const int64_t t = end + tid;
-    const uint64_t key = t < s.rows ? s.keys[t] : 0;
-    if (t - begin - 1 < kCachedKeys) shared.keys[t - begin - 1] = key;
-    ballot_of_block(key < kLeastKey, shared);
-    const int first = first_from(shared.ballot, 0);
-    __syncthreads();
-    if (first == kSelectThreads) continue;
-    end += first;
-    break;
+  for (int step = kStep; step == kStep; end += step) {
+    uint64_t key[kKeysAtOnce];
+#pragma unroll
+    for (int i = 0; i < kKeysAtOnce; ++i) {
+      const int64_t t = end + i * kSelectThreads + tid;
+      key[i] = t < s.rows ? s.keys[t] : 0;
+    }
+    int next_run = kStep;
+#pragma unroll
+    for (int i = kKeysAtOnce - 1; i >= 0; --i) {
+      const int64_t place = end + i * kSelectThreads + tid - begin - 1;
+      if (place < kCachedKeys) shared.keys[place] = key[i];
+      if (key[i] < kLeastKey) next_run = i * kSelectThreads + tid;
+    }
+    step = least_of_block(next_run, shared);
   }
 
   const int64_t rows = end - begin, groups = s.groups_of(rows, s.keys[begin]);
   const RunKeys keys{found.cached, found.all, rows - 1};
   Cut cut{0, 0, 0};  // nothing
   if (groups == rows)
-    cut = {~uint64_t{0}, 0, -1};
+    cut = {kNoKey, 0, -1};
   else if (groups > 1)
     cut = find_cut(keys, groups - 1, shared);
   int64_t equals = 0;  // before these rows
-  for (int64_t first = 0; first < keys.count; first += kSelectThreads) {
-    const int64_t i = first + tid;
-    const uint64_t key = i < keys.count ? keys[i] >> cut.shift : ~uint64_t{0};
-    const bool equal = i < keys.count && key == cut.upper;
-    bool begins = key < cut.upper || (equal && cut.of_equals < 0);
-    if (cut.of_equals > 0) {
-      ballot_of_block(equal, shared);
-      int64_t earlier = equals;
-      for (int w = 0; w < kSelectWarps; ++w) {
-        const uint32_t lower = w < tid / 32 ? kAllLanes : w == tid / 32 ? (1u << tid % 32) - 1 : 0;
-        earlier += __popc(shared.ballot[w] & lower);
-        equals += __popc(shared.ballot[w]);
+  for (int64_t first = 0; first < keys.count; first += kStep) {
+    uint64_t key[kKeysAtOnce];
+    keys.load(first, key);
+#pragma unroll
+    for (int i = 0; i < kKeysAtOnce; ++i) {
+      const bool exists = key[i] != kNoKey, equal = exists && key[i] >> cut.shift == cut.upper;
+      bool begins = key[i] >> cut.shift < cut.upper || (equal && cut.of_equals < 0);
+      if (cut.of_equals > 0) {
+        ballot_of_block(equal, shared);
+        int64_t earlier = equals;
+        for (int w = 0; w < kSelectWarps; ++w) {
+          const uint32_t lower = w < tid / 32 ? kAllLanes : w == tid / 32 ? (1u << tid % 32) - 1 : 0;
+          earlier += __popc(shared.ballot[w] & lower);
+          equals += __popc(shared.ballot[w]);
+        }
+        begins = begins || (equal && earlier < cut.of_equals);
+        __syncthreads();
       }
-      begins = begins || (equal && earlier < cut.of_equals);
-      __syncthreads();
+      if (exists) s.nearest[begin + 1 + first + i * kSelectThreads + tid] = begins ? kNoMatch : 1;
     }
-    if (i < keys.count) s.nearest[begin + 1 + i] = begins ? kNoMatch : 1;
   }
 }
 

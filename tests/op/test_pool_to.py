@@ -241,6 +241,14 @@ def test_zero_rows_have_links_of_zero(implementation: Implementation):
     assert implementation.pool_to(x, 4).counts.tolist() == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [1, 24, 65])
+def test_there_is_one_zero(implementation: Implementation, dtype, dim):
+    """Products that underflow leave links of 0, -0 and 0: equal ones, of which the earliest begins a group."""
+    x = torch.full((4, dim), 1e-30, dtype=dtype) * torch.tensor([1, 1, -1, -1]).unsqueeze(1)
+    assert implementation.pool_to(x, 2).counts.tolist() == [1, 3]
+
+
 def test_threads_and_blocks_leave_no_trace():
     """3 MB of rows, whose blocks end inside groups."""
     x = spell("A" * 1500, 512, noise=0.6, seed=3)
