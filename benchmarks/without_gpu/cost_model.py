@@ -1,8 +1,8 @@
-"""What a call of the CUDA kernel should cost, from its shape: bytes, waves, instructions and the way of a tile.
+"""What a call of the CUDA kernels should cost, from its shape: bytes, waves, instructions and the way of a tile.
 
     python -m affinity_pool.benchmarks.without_gpu.cost_model [RESULTS.json ...]
 
-prints the table of docs/cost-model.md or, given results of the suites gpu and gpu-sweep, predictions beside them.
+prints the tables of docs/cost-model.md or, given results of the suites gpu and gpu-sweep, predictions beside them.
 
 The model is a prediction to be wrong about. Change a constant when a measurement says so, and say so beside it.
 """
@@ -35,12 +35,13 @@ class Gpu:
     """TB/s of a large device-to-device copy, bytes read and written."""
     l2: float
     """TB/s from L2 to the multiprocessors."""
+    l2_mb: float
 
 
 GPUS = (
-    Gpu("A100", 108, 1.41, 164, copy=1.7, l2=4.0),
-    Gpu("H100", 132, 1.76, 228, copy=3.0, l2=5.5),
-    Gpu("H200", 132, 1.76, 228, copy=4.3, l2=5.5),
+    Gpu("A100", 108, 1.41, 164, copy=1.7, l2=4.0, l2_mb=40),
+    Gpu("H100", 132, 1.76, 228, copy=3.0, l2=5.5, l2_mb=50),
+    Gpu("H200", 132, 1.76, 228, copy=4.3, l2=5.5, l2_mb=50),
 )
 
 # Latencies of the critical path in microseconds: dependent steps, which bandwidth does not shorten.
@@ -49,6 +50,13 @@ SLOT = 0.7  # an atomic in L2 and the tile's bounds
 FIRST_BYTE = 0.8  # of a row from memory
 EXCHANGE = 0.7  # a word stored by one block and seen by another
 STORE = 0.5
+FROM_L2 = 0.6  # of what another launch has left there
+
+# Of the selection, as in csrc/cuda/select.cuh:
+SELECT_ROWS, KEYS_AT_ONCE, CACHED_KEYS = 256, 4, 4096
+DIGITS = 4  # of eight that 64 bits have: links of speech part in the first dozen bits of their mantissa
+DIGIT = 0.3  # barriers and the sum over 256 counts
+STEP_CACHED = 0.05  # of a thousand keys in shared memory
 
 # Instructions a cycle of a scheduler: a warp waits for its own results, several fill the time.
 SCHEDULERS = 4
@@ -129,6 +137,54 @@ def predict(shape: Shape, gpu: Gpu) -> Cost:
     return Cost(tiles, side_by_side, tiles / at_once, read / mb, written / mb, l2 / mb, path, bound, time)
 
 
+@dataclass(frozen=True)
+class PromisedCost:
+    """Predicted of a call to a promised number of rows, in microseconds: three launches."""
+
+    link: float
+    select: float
+    pool: float
+
+    @property
+    def time(self) -> float:
+        return self.link + self.select + self.pool
+
+
+def predict_promised(shape: Shape, gpu: Gpu) -> PromisedCost:
+    """One sequence that is one run, as most are. Its rows are read from memory once, and from L2 if they fit there."""
+    row = shape.dim * shape.element
+    tiles = -(-shape.rows // TILE_ROWS)
+    side_by_side = resident(row, -(-tiles // gpu.multiprocessors), gpu)
+    at_once = side_by_side * gpu.multiprocessors
+    rate = gpu.multiprocessors * SCHEDULERS * gpu.ghz * 1e3 * ISSUED[side_by_side]
+    later = max(0.0, 1 - at_once / tiles)
+    wave = min(tiles, at_once) * TILE_ROWS * row / 1e6
+    in_all, written = shape.rows * row / 1e6, shape.rows * shape.written * row / 1e6
+    dots, means = instructions_of_links(shape), instructions(shape) - instructions_of_links(shape)
+
+    reads = gpu.l2 if in_all <= gpu.l2_mb else gpu.copy
+    link = LAUNCH + FIRST_BYTE + wave / gpu.copy + dots * side_by_side * gpu.multiprocessors / rate + STORE
+    link += max(in_all / gpu.copy, tiles * dots / rate) * later
+    told = LAUNCH + SLOT + FROM_L2 + wave / reads + means * side_by_side * gpu.multiprocessors / rate
+    told += EXCHANGE + wave * shape.written / gpu.copy + STORE
+    told += max(in_all / reads + written / gpu.copy, tiles * means / rate) * later
+    return PromisedCost(link, select_time(shape.rows), told)
+
+
+def instructions_of_links(shape: Shape) -> float:
+    """Warp instructions of a tile whose rows are copied and compared with the row before each."""
+    dots = FIRST_PASS[2] if shape.element == 2 else ONE_LAG
+    return shape.dim * shape.element / 16 / 32 * (COPY + dots) + warps(shape.dim * shape.element) * REST / 2
+
+
+def select_time(rows: int) -> float:
+    """Of one block, which selects in a run of so many rows, while others find that no run begins among theirs."""
+    steps = math.ceil(max(0, rows - SELECT_ROWS) / (SELECT_ROWS * KEYS_AT_ONCE))
+    cached = min(steps, CACHED_KEYS // (SELECT_ROWS * KEYS_AT_ONCE))
+    walk = cached * STEP_CACHED + (steps - cached) * FROM_L2
+    return LAUNCH + (1 + steps) * FROM_L2 + DIGITS * (DIGIT + walk) + walk + STORE
+
+
 def warps(row: int) -> int:
     return min(MAX_WARPS, max(2, -(-row // 16 // 32)))
 
@@ -196,6 +252,29 @@ def table() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+PROMISED = [
+    Shape(750, window=1),
+    Shape(1500, window=1),
+    Shape(1500, window=1, element=4),
+    Shape(1500, window=1, retention=0.8),
+    Shape(17_000, window=1),
+    Shape(65_536, window=1),
+]
+
+
+def promised_table() -> str:
+    titles = ["rows", "D", "bytes", "kept"]
+    titles += [f"{gpu.name}: links + selection + pooling, **in all** us; `pool`, window 1" for gpu in GPUS]
+    lines = [titles, ["---"] * len(titles)]
+    for shape in PROMISED:
+        line = [str(shape.rows), str(shape.dim), str(shape.element), f"{shape.retention:.0%}"]
+        for gpu in GPUS:
+            cost, pool = predict_promised(shape, gpu), predict(shape, gpu).time
+            line.append(f"{cost.link:.1f} + {cost.select:.1f} + {cost.pool:.1f}, **{cost.time:.4g}**; {pool:.4g}")
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def compare(path: Path) -> str:
     """Predicted and measured microseconds of a results file of the GPU suites."""
     results = json.loads(path.read_text())
@@ -211,8 +290,12 @@ def compare(path: Path) -> str:
         element = 4 if case["dtype"] == "float32" else 2
         rows = case["tokens"] * case["batch"]  # by pool_padded, which a graph can hold
         shape = Shape(rows, case["dim"], element, case["window"], record["retention_measured"], padded=True)
-        measured, predicted = ours["graph"]["us"]["p50"], predict(shape, gpu).time
-        lines.append(f"{case}: predicted {predicted:.1f} us, measured {measured:.1f} us, {measured / predicted:.2f}x")
+        told = {"ours": predict(shape, gpu).time, "ours to a count": predict_promised(shape, gpu).time}
+        for contender, predicted in told.items():
+            if "graph" in record["contenders"].get(contender, {}):
+                measured = record["contenders"][contender]["graph"]["us"]["p50"]
+                ratio = f"{measured / predicted:.2f}x"
+                lines.append(f"{case}, {contender}: predicted {predicted:.1f} us, measured {measured:.1f} us, {ratio}")
     return "\n".join(lines)
 
 
@@ -220,7 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path)
     options = parser.parse_args()
-    print("\n".join(map(compare, options.results)) if options.results else table())
+    print("\n".join(map(compare, options.results)) if options.results else f"{table()}\n\n{promised_table()}")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,12 @@ def test_counts_that_make_no_sense_are_clamped(counts):
     assert padded.lengths.tolist() == expected[::2]
 
 
+@pytest.mark.parametrize("count", [301, 2**31 - 1])
+def test_a_long_run_cannot_keep_more_than_it_has(count):
+    x = spell("ABC" * 100, 8)
+    assert emulator.pool_to(x, torch.tensor([count]).int()).counts.tolist() == [1] * 300
+
+
 def test_ints_that_bounds_leave_no_room_for_are_filled_with_zeros():
     """What a GPU cannot refuse without waiting: three rows of two, one row of four."""
     x, cu_seqlens = spell("ABABAB", 8), torch.tensor([0, 2, 6], dtype=torch.int32)
