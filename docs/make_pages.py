@@ -25,6 +25,8 @@ EXPERIMENTS = {
     "dynamics": "dynamics",
     "eval-espeak": "evaluate",
     "eval-allison": "evaluate",
+    "shares-espeak": "evaluate",
+    "shares-allison": "evaluate",
     "input": "evaluate",
     "input-no-tempo": "evaluate",
     "calibrate": "calibrate",

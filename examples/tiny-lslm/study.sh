@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], half an hour on two cores.
+# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], an hour on two cores.
 # ./study.sh --short [FOLDER] takes the bundled recordings in place of the sets, which need espeak-ng, flite and sox to be
 # made: three minutes, to see that everything runs. What so few recordings show says little.
 #
@@ -30,6 +30,20 @@ experiment() { # NAME SET COMMAND OPTIONS...
   shift 2
   "$python" -m affinity_pool.cli "$@" --data "$data" --batch 32 --out "$out/$name" > "$out/$name.log" 2>&1
 }
+shares() { # NAME SET: thresholds beside the shares that leave as many tokens, which a first run of one-word answers tells
+  local flags=() pairs
+  for sites in 0:0.98:1 0:0.95:1 0:0.9:1 4:0.9:1 7:0.85:1 0:0.98:1,7:0.85:3; do flags+=(--sites "$sites"); done
+  experiment "as-$1" "$2" eval --baselines none --longest 1 "${flags[@]}"
+  pairs=$("$python" - "$out/as-$1/summary.json" <<'END'
+import json, sys
+for condition in json.load(open(sys.argv[1]))["conditions"]:
+    if "as_shares" in condition:
+        print("--sites", condition["sites"], "--sites", condition["as_shares"])
+END
+  )
+  # shellcheck disable=SC2086 # options, with spaces between
+  experiment "$1" "$2" eval --baselines none $answers $pairs
+}
 answers="--longest 24"
 input="--task transcribe --sites 0:0.98:1 --sites 0:0.95:1 --sites 0:0.9:1"
 
@@ -38,11 +52,13 @@ mkdir -p "$out"
   experiment oracle test-espeak oracle $answers
   experiment eval-allison test-allison eval $answers
   experiment calibrate dev-espeak calibrate $answers --task transcribe --flops 0.75
+  shares shares-allison test-allison
 } &
 {
   experiment dynamics test-espeak dynamics
   experiment eval-espeak test-espeak eval $answers
   experiment input test-espeak eval $answers $input
+  shares shares-espeak test-espeak
   experiment probe test-espeak probe $answers --thresholds 0.98,0.95,0.9,0.85,0.8,0.7
   # the ablation, if it was trained: ./train.sh --no-tempo --out build/no-tempo
   [ ! -e build/no-tempo/config.json ] || experiment input-no-tempo test-espeak eval $answers $input --model build/no-tempo

@@ -87,6 +87,18 @@ def test_bounds_that_make_no_sense_end_with_promises_as_well(bounds, keep):
     assert not isinstance(keep, list) or len(result.values) == 400
 
 
+def test_sequences_that_share_rows_write_nothing_in_front_of_the_first_group():
+    """The last sequence has the rows of the first as well, and may tell of its first row that it goes on with a group:
+    before it, none has begun."""
+    x, bounds = torch.ones(400, 8), torch.tensor([16, 32, 32, 32, 32, 0, 400], dtype=torch.int32)
+    for seed in range(60):
+        values, counts = torch.full((402, 8), -7.0), torch.full((402,), -7, dtype=torch.int32)
+        outputs = (values[1:401], emulator.ints(7), emulator.ints(400), counts[1:401])
+        emulator.launch(x, emulator.PACKED, 6, 400, bounds, None, emulator.Rule(keep=0.01), outputs, seed)
+        assert counts[[0, 401]].tolist() == [-7, -7]
+        assert values[[0, 401]].eq(-7).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 33, 1032])
 def test_links_are_the_similarities_that_a_threshold_sees(dtype, dim):

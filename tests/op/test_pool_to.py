@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import affinity_pool
-from affinity_pool import rows_left
+from affinity_pool import PooledPadded, rows_left
 
 from .cases import DIMS, DTYPES, Case, bits, can_merge, cases, same_bits, spell
 from .implementations import Implementation
@@ -93,6 +93,22 @@ def test_a_sequence_ignores_its_batch_mates(implementation: Implementation, case
         for b, (x, mask) in enumerate(zip(case.x.split(case.lengths.tolist()), masks, strict=True))
     ]
     assert all_same(unpacked(together, case.lengths), alone)
+
+
+@given(case=cases(), share=shares, data=st.data(), left=st.booleans())
+def test_permuting_the_batch_permutes_the_result_and_a_second_run_changes_nothing(
+    implementation: Implementation, case: Case, share: float, data: Any, left: bool
+):
+    x, lengths, mergeable = case.padded(left)
+    order = torch.tensor(data.draw(st.permutations(range(len(case.sequences)))), dtype=torch.long)
+
+    def call(rows: Tensor) -> PooledPadded:
+        mask = None if mergeable is None else mergeable[rows]
+        return implementation.pool_padded_to(x[rows], share, lengths[rows], mergeable=mask, left_padded=left)
+
+    straight = call(torch.arange(len(order)))
+    assert same_bits([t[order] for t in straight], call(order))
+    assert same_bits(straight, call(torch.arange(len(order))))
 
 
 @given(case=cases(max_sequences=1, masked=False, alphabet="ABCD", noise=st.sampled_from([0.3, 1.0])), data=st.data())
