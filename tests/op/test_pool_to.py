@@ -258,7 +258,7 @@ def test_zero_rows_have_links_of_zero(implementation: Implementation):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("dim", [1, 24, 65])
+@pytest.mark.parametrize("dim", [1, 24, 65, 600])
 def test_there_is_one_zero(implementation: Implementation, dtype, dim):
     """Products that underflow leave links of 0, -0 and 0: equal ones, of which the earliest begins a group."""
     x = torch.full((4, dim), 1e-30, dtype=dtype) * torch.tensor([1, 1, -1, -1]).unsqueeze(1)
