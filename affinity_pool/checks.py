@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_WINDOW = 32
 MAX_ENTRIES = 2**31 - 1
+INTS = (int, torch.SymInt)  # torch.export shows a size as the latter
 
 Keep = float | int | Sequence[int] | Tensor
 """How many rows are left: a share of each run, or a number of each sequence; see :func:`affinity_pool.pool_to`."""
@@ -67,17 +68,19 @@ def check_keep(keep: Keep, x: Tensor, batch: int, rows: int, mergeable: Tensor |
     if isinstance(keep, Tensor):
         check_index("keep", keep, x, size=batch)
     else:
-        if isinstance(keep, bool) or not isinstance(keep, (int, list, tuple)):
+        if isinstance(keep, bool) or not isinstance(keep, (*INTS, list, tuple)):
             raise TypeError(
                 "keep must be a float (a share), an int or ints (rows of each sequence), or an int32 tensor, "
                 f"got {_kind(keep)}"
             )
-        counts = [keep] if isinstance(keep, int) else list(keep)
-        if not isinstance(keep, int) and len(counts) != batch:
+        counts = list(keep) if isinstance(keep, (list, tuple)) else [keep]
+        if isinstance(keep, (list, tuple)) and len(counts) != batch:
             raise ValueError(f"keep must have one int for each of the {batch} sequences of x, got {len(counts)}")
         for b, count in enumerate(counts):
-            if isinstance(count, bool) or not isinstance(count, int):
+            if isinstance(count, bool) or not isinstance(count, INTS):
                 raise TypeError(f"keep must hold ints (rows of each sequence), got {_kind(count)} at sequence {b}")
+            if isinstance(count, torch.SymInt) or torch.compiler.is_compiling():
+                continue  # a symbol of a graph, whose kernel looks at what it turns out to be
             if lengths_known and batch > 0:
                 check_promise(count, rows, b)
             elif not 0 <= count <= rows:
@@ -86,12 +89,12 @@ def check_keep(keep: Keep, x: Tensor, batch: int, rows: int, mergeable: Tensor |
         raise ValueError("keep must be a float (a share of each run) if mergeable is given, got counts")
 
 
-def check_share(keep: float) -> None:
+def check_share(keep: float, name: str = "keep") -> None:
     """Raise unless ``keep`` is a share of rows, a float in (0, 1]."""
-    if isinstance(keep, bool) or not isinstance(keep, float):
-        raise TypeError(f"keep must be a float, a share of rows in (0, 1], got {_kind(keep)}")
+    if isinstance(keep, bool) or not isinstance(keep, (float, torch.SymFloat)):
+        raise TypeError(f"{name} must be a float, a share of rows in (0, 1], got {_kind(keep)}")
     if not 0 < keep <= 1:
-        raise ValueError(f"keep must be a share of rows in (0, 1], got {keep}")
+        raise ValueError(f"{name} must be a share of rows in (0, 1], got {keep}")
 
 
 def check_promise(count: int, length: int, sequence: int) -> None:

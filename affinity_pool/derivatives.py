@@ -35,13 +35,6 @@ class Differentiable(torch.autograd.Function):
         """The mean of each group of rows, summed in float32 and rounded once."""
         raise NotImplementedError
 
-    @staticmethod
-    def vmap(*_: Any) -> None:
-        raise NotImplementedError(
-            "affinity_pool ops have no vmap rule: the number of groups differs from item to item. "
-            "Call pool_padded on the batch, or pool with cu_seqlens."
-        )
-
 
 def below_autograd(name: str) -> Callable[..., Outputs]:
     """The op of that name as its kernels have it."""
@@ -54,10 +47,23 @@ def below_autograd(name: str) -> Callable[..., Outputs]:
     return forward
 
 
+def no_vmap(packed: str) -> Callable[..., None]:
+    padded = packed.replace("pool", "pool_padded")
+
+    def vmap(*_: Any) -> None:
+        raise NotImplementedError(
+            "affinity_pool ops have no vmap rule: an item's groups are its own. "
+            f"Call {padded} on the batch, or {packed} with cu_seqlens."
+        )
+
+    return vmap
+
+
 class Pool(Differentiable):
     """``torch.ops.affinity_pool.pool``."""
 
     forward = staticmethod(below_autograd("pool"))
+    vmap = staticmethod(no_vmap("pool"))
 
     @staticmethod
     def backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -75,6 +81,7 @@ class PoolPadded(Differentiable):
     """``torch.ops.affinity_pool.pool_padded``."""
 
     forward = staticmethod(below_autograd("pool_padded"))
+    vmap = staticmethod(no_vmap("pool"))
 
     @staticmethod
     def backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -95,12 +102,14 @@ class PoolTo(Pool):
     """``torch.ops.affinity_pool.pool_to``."""
 
     forward = staticmethod(below_autograd("pool_to"))
+    vmap = staticmethod(no_vmap("pool_to"))
 
 
 class PoolPaddedTo(PoolPadded):
     """``torch.ops.affinity_pool.pool_padded_to``."""
 
     forward = staticmethod(below_autograd("pool_padded_to"))
+    vmap = staticmethod(no_vmap("pool_to"))
 
 
 def no_gradients(ctx: Any) -> list[None]:

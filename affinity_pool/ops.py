@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import derivatives, reference
-from .checks import Keep
+from .checks import Keep, check_share
 from .results import Closed, Pooled, PooledPadded
 
 _here = str(Path(__file__).parent)
@@ -73,12 +73,26 @@ def _pool_padded_reference(
     )
 
 
-def _keep(share: float, rows: list[int] | None, rows_tensor: Tensor | None) -> Keep:
+def _keep(
+    batch: int, mergeable: Tensor | None, share: float, rows: list[int] | None, rows_tensor: Tensor | None
+) -> Keep:
+    """The one of three that is given, for so many sequences; refused as csrc/checks.h refuses it."""
+    check_share(share, "share")
+    if rows is not None and rows_tensor is not None:
+        raise ValueError("rows and rows_tensor must not both be given")
+    if mergeable is not None and (rows is not None or rows_tensor is not None):
+        raise ValueError("mergeable must be None if rows are given, not a share")
     if rows_tensor is not None:
         return rows_tensor
     if rows is None:
         return share
+    if len(rows) not in (1, batch):
+        raise ValueError(f"rows must be one int, or one for each of the {batch} sequences of x, got {len(rows)}")
     return rows[0] if len(rows) == 1 else rows
+
+
+def _sequences(cu_seqlens: Tensor | None) -> int:
+    return 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
 def _pool_to_reference(
@@ -89,7 +103,8 @@ def _pool_to_reference(
     rows: list[int] | None = None,
     rows_tensor: Tensor | None = None,
 ) -> Outputs:
-    return _outputs(reference.pool_to(x, _keep(share, rows, rows_tensor), cu_seqlens, mergeable=mergeable))
+    keep = _keep(_sequences(cu_seqlens), mergeable, share, rows, rows_tensor)
+    return _outputs(reference.pool_to(x, keep, cu_seqlens, mergeable=mergeable))
 
 
 def _pool_padded_to_reference(
@@ -101,7 +116,7 @@ def _pool_padded_to_reference(
     rows_tensor: Tensor | None = None,
     left_padded: bool = False,
 ) -> Outputs:
-    keep = _keep(share, rows, rows_tensor)
+    keep = _keep(x.shape[0], mergeable, share, rows, rows_tensor)
     return _outputs(reference.pool_padded_to(x, keep, lengths, mergeable=mergeable, left_padded=left_padded))
 
 
@@ -133,9 +148,10 @@ def _pool_to_fake(
     rows: list[int] | None = None,
     rows_tensor: Tensor | None = None,
 ) -> Outputs:
+    batch = _sequences(cu_seqlens)
+    _keep(batch, mergeable, share, rows, rows_tensor)
     if rows is None:
         return _packed_fake(x, cu_seqlens, torch.library.get_ctx().new_dynamic_size())
-    batch = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return _packed_fake(x, cu_seqlens, rows[0] * batch if len(rows) == 1 else sum(rows))
 
 
@@ -170,6 +186,7 @@ def _pool_padded_to_fake(
     rows_tensor: Tensor | None = None,
     left_padded: bool = False,
 ) -> Outputs:
+    _keep(x.shape[0], mergeable, share, rows, rows_tensor)
     return _padded_fake(x)
 
 

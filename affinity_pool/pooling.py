@@ -99,7 +99,8 @@ def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeabl
         x: ``[N, D]`` float32, float16 or bfloat16: the rows of all sequences side by side.
         keep: a float is a share in (0, 1]: each run of ``n`` rows becomes :func:`rows_left` ``(n, keep)``. An int,
             ints (a list, one for each sequence) or an int32 tensor ``[B]`` on the device of ``x`` are numbers of rows,
-            1 to the length of the sequence and 0 of an empty one. So ``1.0`` keeps every row and ``1`` one.
+            1 to the length of the sequence and 0 of an empty one. So ``1.0`` keeps every row and ``1`` one. In a
+            compiled graph ints may be sizes that are not known yet, and a share is a constant: another compiles anew.
         cu_seqlens: ``[B + 1]`` int32, as in :func:`pool`. None means one sequence.
         mergeable: ``[N]`` bool: rows marked False pass through bit for bit and end a run; for shares only.
 
@@ -160,4 +161,4 @@ def _promise(keep: Keep) -> tuple[float, list[int] | None, Tensor | None]:
         return 1.0, None, keep
     if isinstance(keep, float):
         return keep, None, None
-    return 1.0, [keep] if isinstance(keep, int) else list(keep), None
+    return 1.0, list(keep) if isinstance(keep, (list, tuple)) else [keep], None

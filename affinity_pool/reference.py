@@ -60,19 +60,23 @@ def rows_left(rows: int, keep: float) -> int:
     """Rows that a share leaves of a run: the formula by which everyone counts, before there is any data.
 
     Args:
-        rows: of the run, 0 or more.
+        rows: of the run, 0 to 2^31 - 1; inside torch.compile and torch.export a size that is not known yet.
         keep: share in (0, 1].
 
     Returns:
         ``keep * rows`` rounded up, at least 1 and at most ``rows``; 0 of 0. What lies within 1e-9 above a whole number
-        is that number, so that ``rows_left(n, m / n)`` is ``m``.
+        is that number, so that up to ten million rows ``rows_left(n, m / n)`` is ``m``.
+
+    Raises:
+        TypeError, ValueError: ``rows`` or ``keep`` has the wrong type or range.
     """
     checks.check_share(keep)
-    if isinstance(rows, bool) or not isinstance(rows, int):
+    if isinstance(rows, bool) or not isinstance(rows, checks.INTS):
         raise TypeError(f"rows must be an int, got {type(rows).__name__} {rows!r}")
-    if rows < 0:
-        raise ValueError(f"rows must be 0 or more, got {rows}")
-    return min(rows, max(1, math.ceil(rows * keep - 1e-9)))
+    if not isinstance(rows, torch.SymInt) and not torch.compiler.is_compiling() and not 0 <= rows < 2**31:
+        raise ValueError(f"rows must be in 0..2^31 - 1, got {rows}")
+    left: int = torch.sym_min(rows, torch.sym_max(math.ceil(rows * keep - 1e-9), 1))
+    return left
 
 
 def link(a: Tensor, b: Tensor) -> float:

@@ -156,7 +156,7 @@ def load(path: str | os.PathLike[str]) -> tuple[tuple[Site, ...], Positions | No
             f"sites={str(path)!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file nor a folder with {FILE}"
         )
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
+        content: Any = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         if not isinstance(content, dict):
             raise ValueError(f"got {type(content).__name__}")
         if unknown := set(content) - {"sites", "positions"}:
@@ -169,6 +169,15 @@ def load(path: str | os.PathLike[str]) -> tuple[tuple[Site, ...], Positions | No
         raise _unreadable(file, f"{error} is missing") from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _unreadable(file, error) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, each of whose keys stands there once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        again = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
+        raise ValueError(f"{again!r} stands there more than once")
+    return found
 
 
 def _unreadable(file: Path, reason: object) -> ValueError:

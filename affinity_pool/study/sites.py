@@ -34,7 +34,7 @@ def parse_sites(spec: str, depth: int) -> NamedSites:
     try:
         if ":" in spec and not Path(spec).exists():
             sites, positions = resolve([_parse_site(part) for part in spec.split(",")], depth)
-            return NamedSites(spec, sites, positions)
+            return NamedSites(format_sites(sites), sites, positions)
         sites, positions = resolve(spec, depth)
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"sites {spec!r}: {error}") from error
@@ -44,20 +44,20 @@ def parse_sites(spec: str, depth: int) -> NamedSites:
 
 
 def _parse_site(text: str) -> Site:
-    rule: dict[str, float]
+    layer, *rule = [part.strip() for part in text.split(":")]
+    options: dict[str, float]
     try:
-        layer, first, *rest = text.split(":")
         number = int(layer)
-        if first.startswith(KEEP) and not rest:
-            rule = {"keep": float(first.removeprefix(KEEP))}
+        if len(rule) == 1 and rule[0].startswith(KEEP):
+            options = {"keep": float(rule[0].removeprefix(KEEP))}
         else:
-            (window,) = rest
-            rule = {"threshold": float(first), "window": int(window)}
+            threshold, window = rule
+            options = {"threshold": float(threshold), "window": int(window)}
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is not LAYER:THRESHOLD:WINDOW or LAYER:{KEEP}SHARE, as in 7:0.85:3 or 7:{KEEP}0.5: {error}"
+            f"{text!r} is not LAYER:THRESHOLD:WINDOW or LAYER:{KEEP}SHARE, as in 7:0.85:3 or 7:{KEEP}0.5"
         ) from error
-    return Site(number, **rule)  # type: ignore[arg-type]  # mypy takes every value for any of the keys
+    return Site(number, **options)  # type: ignore[arg-type]  # mypy takes every value for any of the keys
 
 
 def check_sites(sites: str | None, depth: int) -> None:
@@ -71,11 +71,17 @@ def check_sites(sites: str | None, depth: int) -> None:
 
 
 def format_sites(sites: Sequence[Site]) -> str:
-    """Sites as :func:`parse_sites` takes them."""
+    """Sites as :func:`parse_sites` takes them, to the last digit."""
     return ",".join(
-        f"{site.layer}:{site.threshold:g}:{site.window}" if site.keep is None else f"{site.layer}:{KEEP}{site.keep}"
+        f"{site.layer}:{KEEP}{site.keep}"
+        if site.threshold is None
+        else f"{site.layer}:{_short(site.threshold)}:{site.window}"
         for site in sites
     )
+
+
+def _short(number: float) -> str:
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def sites_json(sites: Sequence[Site]) -> list[dict[str, Any]]:

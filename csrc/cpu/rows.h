@@ -56,10 +56,10 @@ struct BFloat16 {
   static Vec load(const Element* p, int part) {
     return (Vec)(part == 0 ? load_bits(p) << 16 : load_bits(p) & 0xffff0000u);
   }
-  // Round to nearest even; a NaN, which a promised number can force into a group, stays one.
+  // Round to nearest even. A NaN, which a promised number can force into a group, stays one: its lower half is empty.
   static Bits rounded(Vec v) {
-    const Bits b = (Bits)v, nan = (Bits)(v != v);
-    return (~nan & (b + 0x7fffu + ((b >> 16) & 1u))) | (nan & 0x7fc00000u);
+    const Bits b = (Bits)v;
+    return b + 0x7fffu + ((b >> 16) & 1u);
   }
   static void store(Element* p, const Vec* v) { store_bits(p, (rounded(v[0]) >> 16) | (rounded(v[1]) & 0xffff0000u)); }
 #ifdef AP_BFLOAT16_DOT

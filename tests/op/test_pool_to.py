@@ -302,7 +302,8 @@ def test_a_share_made_of_a_count_gives_the_count(rows: int):
         (3, 1, TypeError, r"^keep must be a float, a share of rows in \(0, 1\], got int 1"),
         (3, 0.0, ValueError, r"^keep must be a share of rows in \(0, 1\], got 0.0"),
         (3, math.nan, ValueError, r"^keep must be a share .* got nan"),
-        (-1, 0.5, ValueError, r"^rows must be 0 or more, got -1"),
+        (-1, 0.5, ValueError, r"^rows must be in 0..2\^31 - 1, got -1"),
+        (2**31, 0.5, ValueError, r"^rows must be in 0..2\^31 - 1, got 2147483648"),
         (2.0, 0.5, TypeError, r"^rows must be an int, got float 2.0"),
     ],
 )

@@ -128,6 +128,59 @@ def test_a_count_makes_static_shapes():
     assert output.args[0][0].meta["val"].shape == (4, 8)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("counted", ["half", "rows_left", "list"])
+def test_a_count_may_follow_from_a_length_that_is_not_known_yet(counted, strict):
+    class Module(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.shape[0]
+            if counted == "half":
+                return affinity_pool.pool_to(x, rows // 2).values
+            if counted == "list":
+                return affinity_pool.pool_padded_to(x[None], [rows - 1]).lengths
+            return affinity_pool.pool_to(x, affinity_pool.rows_left(rows, 0.3)).values
+
+    length = torch.export.Dim("length", min=4, max=1000)
+    exported = torch.export.export(Module(), (spell(TEXT, 8),), dynamic_shapes=({0: length},), strict=strict)
+    for text in (TEXT, "AABBC", "ABCDEFGH"):
+        assert torch.equal(exported.module()(spell(text, 8)), Module()(spell(text, 8)))
+
+
+def test_a_compiled_count_that_cannot_be_is_refused_by_the_kernel():
+    compiled = torch.compile(lambda x, k: affinity_pool.pool_to(x, k).values, backend="aot_eager", dynamic=True)
+    assert len(compiled(spell(TEXT, 8), 3)) == 3
+    for count in (0, 11):
+        with pytest.raises((RuntimeError, ValueError), match=r"(keep|rows) must be"):
+            compiled(spell(TEXT, 8), count)
+
+
+def test_rows_of_a_number_that_data_tell_may_be_reduced_to_a_count():
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return affinity_pool.pool_to(affinity_pool.pool(x, threshold=0.9).values, 2).values
+
+    x = spell(TEXT, 8)
+    assert torch.equal(torch.compile(twice, backend="aot_eager", fullgraph=True)(x), twice(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((None, None, 1.0, [1, 2, 3]), "rows must be one int, or one for each of the 1"),
+        ((None, None, 1.0, []), "rows must be one int, or one for each of the 1"),
+        ((None, None, 1.0, [3], ints(3)), "rows and rows_tensor must not both be given"),
+        ((None, can_merge(TEXT), 1.0, [3]), "mergeable must be None if rows are given"),
+        ((None, None, 2.0), r"share must be a share of rows in \(0, 1\]"),
+    ],
+)
+def test_the_fake_op_and_the_reference_refuse_what_kernels_do(arguments, words):
+    x = spell(TEXT, 8)
+    there = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments]
+    with pytest.raises(ValueError, match=words):
+        OPS.pool_to(x.to("meta"), *there)
+    with affinity_pool.use("reference"), pytest.raises(ValueError, match=words):
+        OPS.pool_to(x, *arguments)
+
+
 class ToFour(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return affinity_pool.pool_to(x, 4).values
@@ -169,7 +222,10 @@ def test_exports_with_a_dynamic_length(op):
 @every_op
 def test_vmap_says_what_to_call_instead(op):
     x = torch.randn(2, 2, 4, 3) if "padded" in op else torch.randn(2, 4, 3)
-    with pytest.raises(NotImplementedError, match=r"have no vmap rule: .*Call pool_padded on the batch, or pool with"):
+    packed = op.replace("_padded", "")
+    padded = packed.replace("pool", "pool_padded")
+    words = rf"have no vmap rule: .*Call {padded} on the batch, or {packed} with cu_seqlens"
+    with pytest.raises(NotImplementedError, match=words):
         torch.vmap(lambda rows: called(op, rows)[0])(x)
 
 

@@ -22,7 +22,7 @@ def page(summary: CalibrationSummary) -> Page:
     everything = [*summary["alone"], *summary["together"], *(shares for _, shares in pairs)]
     wanted = chosen["sites"] if chosen else ""
     marked = {trial["sites"]: trial["disagreement"] for trial in (chosen, kept) if trial}
-    top = max(_top(everything), *marked.values())
+    top = max([_top(everything), *marked.values()])
     bearable = {int(layer): share for layer, share in summary["bearable"].items()}
     return Page(
         title=f"Where to pool {model_name(summary['config'])}",
