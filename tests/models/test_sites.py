@@ -103,6 +103,19 @@ def test_a_file_that_is_wrong_is_named_with_what_is_expected(model, tmp_path, co
 
 
 @pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ('{"sites": [{"layer": 0, "keep": 0.5, "keep": 0.9}]}', "keep"),
+        ('{"sites": [{"layer": 0, "keep": 0.5}], "sites": [{"layer": 0, "keep": 0.9}]}', "sites"),
+    ],
+)
+def test_a_key_that_stands_twice_is_not_decided_by_the_last(model, tmp_path, content, key):
+    (tmp_path / "affinity_pool.json").write_text(content)
+    with pytest.raises(ValueError, match=f"'{key}' stands there more than once"):
+        patch(model, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("arguments", "error"),
     [
         ((-1,), ValueError),

@@ -18,6 +18,7 @@ SPECS = {
     "0:0.9:1,7:keep=0.1896": (Site(0, 0.9, 1), Site(7, keep=0.1896)),
     "3:keep=1.0": (Site(3, keep=1.0),),
     f"3:keep={1 / 3}": (Site(3, keep=1 / 3),),
+    "7:0.8500001:3": (Site(7, 0.8500001, 3),),
 }
 
 
@@ -36,6 +37,11 @@ def test_sites_in_a_file_are_those_that_results_hold(spec: str, tmp_path: Path) 
     assert tuple(Site(**entry) for entry in sites_json(choice.sites)) == SPECS[spec]
 
 
+@pytest.mark.parametrize("spec", ["0:keep=.5,7:0.850:3", " 0 : keep=0.50, 7:0.85: 3", "7:0.85:3,0:keep=5e-1"])
+def test_the_same_sites_have_one_name(spec: str) -> None:
+    assert parse_sites(spec, 8).name == "0:keep=0.5,7:0.85:3"
+
+
 def test_a_preset_is_named_with_its_sites() -> None:
     for name in PRESETS:
         assert parse_sites(name, 8).name == f"{name} ({format_sites(preset(name, 8))})"
@@ -49,6 +55,9 @@ def test_a_preset_is_named_with_its_sites() -> None:
         ("0:keep=0.5:3", "'0:keep=0.5:3' is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
         ("0:keep=", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
         ("0:share=0.5", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
+        ("0:keep", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as in 7:0.85:3 or 7:keep=0.5$"),
+        ("0:keep=0.5,", "'' is not LAYER:THRESHOLD:WINDOW"),
+        ("0:0.9:1:2", "'0:0.9:1:2' is not LAYER:THRESHOLD:WINDOW"),
         ("0:0.9", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
         ("0:keep=0", r"keep must be a share of rows in \(0, 1\], got 0.0"),
         ("0:keep=1.5", r"keep must be a share of rows in \(0, 1\], got 1.5"),

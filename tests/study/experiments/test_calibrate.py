@@ -170,6 +170,19 @@ def test_without_anything_within_the_budget_no_shares_are_looked_for(lslm: Lslm,
 
 
 @pytest.mark.parametrize("option", [[], ["--shares"]], ids=["thresholds", "shares"])
+def test_a_budget_that_nothing_meets_is_told_on_a_page(
+    folder: Path, corpus: Path, tmp_path: Path, option: list[str]
+) -> None:
+    code, output = invoke(
+        "calibrate", "--model", folder, "--data", corpus, "--out", tmp_path, "--device", "cpu", "--batch", 3,
+        "--longest", 1, "--retention", 0.001, "--layers", "0", *option,
+    )  # fmt: skip
+    assert "Nothing that was tried meets the budget" in output
+    assert "Nothing that was tried meets the budget" in (tmp_path / "index.html").read_text()
+    assert not (tmp_path / "affinity_pool.json").exists()
+
+
+@pytest.mark.parametrize("option", [[], ["--shares"]], ids=["thresholds", "shares"])
 def test_the_file_has_the_rule_that_was_asked_for(
     folder: Path, corpus: Path, tmp_path: Path, lslm: Lslm, option: list[str]
 ) -> None:
