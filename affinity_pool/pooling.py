@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -161,4 +163,4 @@ def _promise(keep: Keep) -> tuple[float, list[int] | None, Tensor | None]:
         return 1.0, None, keep
     if isinstance(keep, float):
         return keep, None, None
-    return 1.0, list(keep) if isinstance(keep, (list, tuple)) else [keep], None
+    return 1.0, list(keep) if isinstance(keep, Sequence) else [keep], None

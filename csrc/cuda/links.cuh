@@ -36,7 +36,8 @@ AP_DEVICE void link_tile(const Params& p) {
   DotSums& sums = shared.matching.sums;
   if (count > 0) {
     const auto rows = rows_of<typename Dots::Rows>(p, tile);
-    rows.keep();
+    rows.bring();
+    rows.await();
     Dots::take(rows, 0, sums);
   }
   __syncthreads();

@@ -198,10 +198,12 @@ AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, Shared& shared) {
   uint32_t k = 0;
   const auto rows = [&] { return rows_of<typename Dots::Rows>(p, tile); };
   const bool is_known = p.nearest != nullptr;
-  // Rows that bounds without sense leave out of all sequences have no k(t): whatever is there may not be a match.
-  if (is_known && tid < count) k = p.nearest[keys_before(p, tile) + tile.begin + tid] == 1 ? 1 : kNone;
-  if (!is_known && count > 0) {
-    rows().keep();
+  if (count > 0) rows().bring();
+  if (is_known) {
+    // Rows that bounds without sense leave out of all sequences have no k(t): whatever is there may not be a match.
+    if (tid < count) k = p.nearest[keys_before(p, tile) + tile.begin + tid] == 1 ? 1 : kNone;
+  } else if (count > 0) {
+    rows().await();
     const auto may_merge = [&](int row) {
       return p.mergeable == nullptr || p.mergeable[tile.first_row + tile.begin + row];
     };
@@ -217,7 +219,7 @@ AP_DEVICE Prefix scan_tile(const Params& p, const Tile& tile, Shared& shared) {
       publish(&status.matches, tile.tag, matches.packed());
     }
   }
-  if (is_known && count > 0) rows().keep();  // while others look at what was published
+  if (is_known) rows().await();  // while others look at what was published
   const int first_slot = p.layout == Layout::kPacked ? 0 : tile.sequence_slot;
   const Prefix before = look_back(p, tile.slot, first_slot, tile.tag, shared.look_back);
   if (tid == 0) {

@@ -110,7 +110,7 @@ struct TileRows {
   int kept_stride;
   uint4* kept;  // of row kept_from, chunk 0
 
-  AP_DEVICE void keep() const {
+  AP_DEVICE void bring() const {
     const int begin = kept_from > from ? kept_from : from;
     for (int c = threadIdx.x; c < chunks; c += blockDim.x) {
       const Element* row = first + begin * stride;
@@ -125,6 +125,9 @@ struct TileRows {
         to += kept_stride;
       }
     }
+  }
+  // What a warp reads of kept rows must be there: at the latest here.
+  AP_DEVICE void await() const {
     if constexpr (kAligned) copies_wait();
     __syncwarp();
   }

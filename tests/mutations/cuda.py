@@ -372,7 +372,7 @@ FAULTS = [
     Fault("padding-begins-no-runs", LINKS, "row < p.rows) keys[row] = 0;", "row < 0) keys[row] = 0;"),
     Fault("padding-beyond-the-width", LINKS, "p.layout != Layout::kPacked && row < p.rows", "p.layout != Layout::kPacked", check="asan"),
     Fault("sums-not-awaited-in-links", LINKS, "  __syncthreads();\n  if (tid >= kTileRows) return;", "  if (tid >= kTileRows) return;"),
-    Fault("rows-of-links-not-kept", LINKS, "    rows.keep();\n", ""),
+    Fault("rows-of-links-not-kept", LINKS, "    rows.bring();\n", ""),
     Fault("keys-as-if-left-padded", POOLING, "tile.first_row : static_cast<int64_t>(tile.sequence) * p.rows;", "tile.first_row : tile.first_row;"),
     # Selection
     Fault("promise-beyond-the-run", ALGEBRA, "return promised < rows ? promised : rows;", "return promised;"),
@@ -419,10 +419,10 @@ FAULTS = [
     # The pooling kernel, told k(t)
     Fault("known-matches-of-the-first-tile", POOLING, "p.nearest[keys_before(p, tile) + tile.begin + tid]", "p.nearest[keys_before(p, tile) + tid]"),
     Fault("known-matches-of-the-first-sequence", POOLING, "p.nearest[keys_before(p, tile) + tile.begin + tid]", "p.nearest[tile.begin + tid]"),
-    Fault("known-matches-beyond-the-tile", POOLING, "if (is_known && tid < count) k", "if (is_known && tid < kTileRows) k", check="asan"),
+    Fault("known-matches-beyond-the-tile", POOLING, "if (tid < count) k = p.nearest", "if (tid < kTileRows) k = p.nearest", check="asan"),
     Fault("known-openings-join", POOLING, "tid] == 1 ? 1 : kNone;", "tid] == 1 ? 1 : 1;"),
     Fault("unknown-matches-believed", POOLING, "tid] == 1 ? 1 : kNone;", "tid];", check="asan"),
-    Fault("rows-of-known-matches-not-kept", POOLING, "  if (is_known && count > 0) rows().keep();  // while others look at what was published\n", ""),
+    Fault("rows-of-known-matches-not-kept", POOLING, "  if (is_known) rows().await();  // while others look at what was published\n", ""),
     Fault("rows-without-a-group-not-filled", POOLING, "if (is_last && p.fills_value_rows)", "if (false)"),
     Fault("first-row-without-a-group-not-filled", POOLING, "for (int row = all; row < p.value_rows", "for (int row = all + 1; row < p.value_rows"),
     Fault("ids-beyond-the-room", POOLING, "id < p.value_rows ? id : p.value_rows - 1", "id"),
