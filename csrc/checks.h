@@ -3,6 +3,7 @@
 
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "algebra.h"
@@ -73,8 +74,10 @@ inline void check_padded(const Tensor& x, const std::optional<Tensor>& lengths,
                   " sequences of x, got ", lengths->size(0));
 }
 
-// How many rows are to be left: `rows`, one or one for each sequence, or `rows_tensor`, or a share of each run.
-inline void check_keep(const Tensor& x, int64_t batch, const std::optional<Tensor>& mergeable, double share,
+// How many rows are to be left: `rows`, one or one for each sequence, or `rows_tensor`, or a share of each run. Without
+// `bounds` every sequence has all the rows that x has for one.
+inline void check_keep(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds,
+                       const std::optional<Tensor>& mergeable, double share,
                        const std::optional<std::vector<int64_t>>& rows, const std::optional<Tensor>& rows_tensor) {
   STD_TORCH_CHECK(share > 0 && share <= 1, "share must be in (0, 1], got ", share);
   STD_TORCH_CHECK(!rows || !rows_tensor, "rows and rows_tensor must not both be given");
@@ -83,9 +86,9 @@ inline void check_keep(const Tensor& x, int64_t batch, const std::optional<Tenso
     const int64_t entries = static_cast<int64_t>(rows->size());
     STD_TORCH_CHECK(entries == batch || entries == 1, "rows must be one int, or one for each of the ", batch,
                     " sequences of x, got ", entries);
+    const int64_t most = x.size(x.dim() - 2), least = bounds || batch == 0 ? 0 : std::min<int64_t>(most, 1);
     for (const int64_t left : *rows)
-      STD_TORCH_CHECK(left >= 0 && left <= x.size(x.dim() - 2), "rows must be in 0..", x.size(x.dim() - 2), ", got ",
-                      left);
+      STD_TORCH_CHECK(left >= least && left <= most, "rows must be in ", least, "..", most, ", got ", left);
   }
   if (!rows_tensor) return;
   check_index("rows_tensor", *rows_tensor, x);

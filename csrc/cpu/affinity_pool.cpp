@@ -197,14 +197,14 @@ using Ints = std::optional<std::vector<int64_t>>;
 Outputs pool_to(const Tensor& x, const std::optional<Tensor>& cu_seqlens, const std::optional<Tensor>& mergeable,
                 double share, const Ints& rows, const std::optional<Tensor>& rows_tensor) {
   const int64_t batch = check_packed(x, cu_seqlens, mergeable);
-  check_keep(x, batch, mergeable, share, rows, rows_tensor);
+  check_keep(x, batch, cu_seqlens, mergeable, share, rows, rows_tensor);
   return pool_packed(x, batch, cu_seqlens, mergeable, ByCount(batch, share, rows, dense(rows_tensor)));
 }
 
 Outputs pool_padded_to(const Tensor& x, const std::optional<Tensor>& lengths, const std::optional<Tensor>& mergeable,
                        double share, const Ints& rows, const std::optional<Tensor>& rows_tensor, bool left_padded) {
   check_padded(x, lengths, mergeable);
-  check_keep(x, x.size(0), mergeable, share, rows, rows_tensor);
+  check_keep(x, x.size(0), lengths, mergeable, share, rows, rows_tensor);
   return pool_batch(x, lengths, mergeable, left_padded, ByCount(x.size(0), share, rows, dense(rows_tensor)));
 }
 

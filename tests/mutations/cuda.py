@@ -375,7 +375,6 @@ FAULTS = [
     Fault("rows-of-links-not-kept", LINKS, "    rows.bring();\n", ""),
     Fault("keys-as-if-left-padded", POOLING, "tile.first_row : static_cast<int64_t>(tile.sequence) * p.rows;", "tile.first_row : tile.first_row;"),
     # Selection
-    Fault("promise-beyond-the-run", ALGEBRA, "return promised < rows ? promised : rows;", "return promised;"),
     Fault("promise-below-one", ALGEBRA, "return rows[sequence] < 1 ? 1 : rows[sequence];", "return rows[sequence];"),
     Fault("share-rounded-down", ALGEBRA, "ceil(product - 1e-9)", "floor(product)"),
     Fault("share-without-slack", ALGEBRA, "ceil(product - 1e-9)", "ceil(product)"),

@@ -198,13 +198,15 @@ DIRECT = [
     ("pool_to: rows and text", OPS.pool_to, (X, None, MASK, 1.0, [3]), r"mergeable must be None if rows are given, not a share"),
     ("pool_to: rows_tensor and text", OPS.pool_to, (X, None, MASK, 1.0, None, ints(3)), r"mergeable must be None if rows are given"),
     ("pool_to: rows of others", OPS.pool_to, (X, None, None, 1.0, [1, 2]), r"rows must be one int, or one for each of the 1 sequences of x, got 2"),
-    ("pool_to: rows below 0", OPS.pool_to, (X, None, None, 1.0, [-1]), r"rows must be in 0..6, got -1"),
-    ("pool_to: rows of 2^32 + 1", OPS.pool_to, (X, None, None, 1.0, [2**32 + 1]), r"rows must be in 0..6, got 4294967297"),
+    ("pool_to: rows below 0", OPS.pool_to, (X, None, None, 1.0, [-1]), r"rows must be in 1..6, got -1"),
+    ("pool_to: no row", OPS.pool_to, (X, None, None, 1.0, [0]), r"rows must be in 1..6, got 0"),
+    ("pool_to: more rows than there are", OPS.pool_to, (X, ints(0, 4, 6), None, 1.0, [2, 7]), r"rows must be in 0..6, got 7"),
+    ("pool_to: rows of 2^32 + 1", OPS.pool_to, (X, None, None, 1.0, [2**32 + 1]), r"rows must be in 1..6, got 4294967297"),
     ("pool_to: rows_tensor is int64", OPS.pool_to, (X, None, None, 1.0, None, ints(3).long()), r"rows_tensor must be int32"),
     ("pool_to: rows_tensor of others", OPS.pool_to, (X, None, None, 1.0, None, ints(3, 3)), r"rows_tensor must have one entry for each of the 1"),
     ("pool_padded_to: x is packed", OPS.pool_padded_to, (X, None, None, 0.5), r"x must have shape \[B, T, D\], got 2 dimensions"),
     ("pool_padded_to: rows of others", OPS.pool_padded_to, (PADDED, None, None, 1.0, [1, 1, 1]), r"rows must be one int, or one for each of the 2"),
-    ("pool_padded_to: rows beyond", OPS.pool_padded_to, (PADDED, None, None, 1.0, [4]), r"rows must be in 0..3, got 4"),
+    ("pool_padded_to: rows beyond", OPS.pool_padded_to, (PADDED, None, None, 1.0, [4]), r"rows must be in 1..3, got 4"),
     ("pool_padded: mergeable is long", OPS.pool_padded, (PADDED, None, MASK.view(3, 2), 0.8, 3), r"mergeable must have the shape of x"),
 ]
 # fmt: on

@@ -158,7 +158,7 @@ def test_baselines_get_affinity_poolings_own_counts(lslm: Lslm, corpus: Path, tm
         ("moderate", "neither a preset"),
         ("0:0.9", "sites '0:0.9'"),
         ("9:0.9:1", "layers 0 to 3"),
-        ("0:x:1", "could not convert"),
+        ("0:x:1", "is not LAYER:THRESHOLD:WINDOW"),
         ("0:0.9:99", "window"),
     ],
 )
