@@ -179,8 +179,9 @@ def test_a_gpu_needs_code_that_it_runs(monkeypatch: pytest.MonkeyPatch, built: s
     cuda = module._cuda()
     assert cuda[0] == runs
     assert runs or cuda[2] == f"built for {built}, which no GPU here runs: GPU 0 (sm_{gpu[0]}{gpu[1]})"
-    module._look_at_the_gpus()
     try:
+        module._replace("auto")  # as a library that was built for them does on import
+        module._look_at_the_gpus()
         assert module.serving(torch.device("cuda")) == ("cuda" if runs else "reference")
         replaced = {f"affinity_pool/{name}/CUDA" for name in module.ops.REFERENCE}
         assert module._replacements._op_impls == (set() if runs else replaced)
