@@ -197,7 +197,7 @@ AP_DEVICE void select_in_runs(const Selection& s) {
   const int last = last_before(shared.ballot, kSelectThreads);
   const bool goes_on = first + kSelectThreads <= s.rows;
   if (begin == tid && row < s.rows) s.nearest[row] = kNoMatch;
-  if (begin >= 0 && begin < tid && (end < kSelectThreads || !goes_on)) {
+  if (begin >= 0 && begin < tid && end < kSelectThreads) {
     const int64_t groups = s.groups_of(end - begin, shared.keys[begin]);
     int64_t weaker = 0;
     if (groups > 1)
