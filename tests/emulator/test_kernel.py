@@ -59,6 +59,17 @@ def test_counts_that_make_no_sense_are_clamped(counts):
     assert padded.lengths.tolist() == expected[::2]
 
 
+def test_a_run_of_more_keys_than_a_block_caches():
+    """Rows that turn by angles of which no two are equal, and of which the largest lie behind as well as before."""
+    turns = torch.randperm(4400, generator=torch.Generator().manual_seed(0)).double() / 4400 * 170 + 1
+    angle = turns.cumsum(0).deg2rad()
+    x = torch.stack([angle.cos(), angle.sin()], 1).float()
+    weakest = turns[1:].argsort(descending=True)[:1499].add(1).sort().values
+    begins = torch.zeros(4400, dtype=torch.int32)
+    begins[weakest] = 1
+    assert torch.equal(emulator.pool_to(x, 1500).segment_ids, begins.cumsum(0).int())
+
+
 @pytest.mark.parametrize("count", [301, 2**31 - 1])
 def test_a_long_run_cannot_keep_more_than_it_has(count):
     x = spell("ABC" * 100, 8)

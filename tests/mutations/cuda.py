@@ -392,7 +392,6 @@ FAULTS = [
     Fault("cache-one-key-off", SELECT, "shared.keys[t - begin - 1] = s.keys[t];", "shared.keys[t - begin] = s.keys[t];"),
     Fault("cache-overrun", SELECT, "if (place < kCachedKeys) shared", "shared", check="asan"),
     Fault("cached-keys-read-beyond", SELECT, "place < kCachedKeys ? cached[place] : all[place]", "cached[place]", check="asan"),
-    Fault("no-keys-counted", SELECT, "if (key[i] != kNoKey && key[i] >> shift", "if (key[i] >> shift"),
     Fault("keys-beyond-the-run-loaded", SELECT, "place >= count ? kNoKey :", "", check="asan"),
     Fault("keys-beyond-the-cache-one-off", SELECT, "s.keys + begin + 1, 0}", "s.keys + begin, 0}"),
     Fault("keys-cached-before-all-have-ranked", SELECT, "  __syncthreads();\n  for (int64_t t = begin + 1 + tid;", "  for (int64_t t = begin + 1 + tid;", check="tsan"),
