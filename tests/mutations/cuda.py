@@ -405,7 +405,6 @@ FAULTS = [
     Fault("counts-of-digits-not-cleared", SELECT, "    shared.count[tid] = 0;\n", "    if (shift == 56) shared.count[tid] = 0;\n"),
     Fault("digits-of-lower-warps-forgotten", SELECT, "    for (int w = 0; w < warp; ++w) upto += shared.warp_total[w];\n", ""),
     Fault("digits-of-lower-lanes-half-summed", SELECT, "apart < 32; apart *= 2", "apart < 16; apart *= 2"),
-    Fault("cut-one-digit-low", SELECT, "upto - having < wanted && wanted <= upto", "upto - having <= wanted && wanted < upto"),
     Fault("keys-below-the-cut-counted-again", SELECT, "    wanted -= shared.before;\n", ""),
     Fault("last-digit-dropped", SELECT, "if (shift == 0) return", "if (shift == 8) return"),
     Fault("equals-of-long-runs-all-taken", SELECT, "if (shift == 0) return {upper, 0, wanted};", "if (shift == 0) return {upper, 0, -1};"),
