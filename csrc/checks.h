@@ -74,11 +74,13 @@ inline void check_padded(const Tensor& x, const std::optional<Tensor>& lengths,
                   " sequences of x, got ", lengths->size(0));
 }
 
+using Ints = std::optional<std::vector<int64_t>>;
+
 // How many rows are to be left: `rows`, one or one for each sequence, or `rows_tensor`, or a share of each run. Without
 // `bounds` every sequence has all the rows that x has for one.
 inline void check_keep(const Tensor& x, int64_t batch, const std::optional<Tensor>& bounds,
-                       const std::optional<Tensor>& mergeable, double share,
-                       const std::optional<std::vector<int64_t>>& rows, const std::optional<Tensor>& rows_tensor) {
+                       const std::optional<Tensor>& mergeable, double share, const Ints& rows,
+                       const std::optional<Tensor>& rows_tensor) {
   STD_TORCH_CHECK(share > 0 && share <= 1, "share must be in (0, 1], got ", share);
   STD_TORCH_CHECK(!rows || !rows_tensor, "rows and rows_tensor must not both be given");
   STD_TORCH_CHECK(!mergeable || !(rows || rows_tensor), "mergeable must be None if rows are given, not a share");

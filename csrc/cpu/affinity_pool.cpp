@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "../checks.h"
@@ -41,6 +42,7 @@ struct ByThreshold {
   double threshold;
   int64_t window;
 
+  void check(const std::vector<Sequence>&) const {}
   int64_t most_groups(const std::vector<Sequence>&, int64_t rows) const { return rows; }
   template <class ParallelFor>
   void operator()(Pooling& pooling, int64_t threads, ParallelFor parallel_for) const {
@@ -51,8 +53,7 @@ struct ByThreshold {
 // Rows of each sequence, or none: a share.
 class ByCount {
  public:
-  ByCount(int64_t batch, double share, const std::optional<std::vector<int64_t>>& rows,
-          const std::optional<Tensor>& rows_tensor)
+  ByCount(int64_t batch, double share, const Ints& rows, const std::optional<Tensor>& rows_tensor)
       : share_(share), counts_(rows || rows_tensor) {
     if (!counts_) return;
     rows_.resize(batch);
@@ -61,19 +62,21 @@ class ByCount {
       rows_[b] = given != nullptr ? given[b] : static_cast<int32_t>((*rows)[rows->size() == 1 ? 0 : b]);
   }
 
+  // Refuses numbers that sequences cannot have.
+  void check(const std::vector<Sequence>& sequences) const {
+    for (size_t b = 0; b < rows_.size(); ++b) {
+      const int64_t length = sequences[b].length;
+      STD_TORCH_CHECK(rows_[b] >= std::min<int64_t>(length, 1) && rows_[b] <= length, "keep must be ",
+                      length > 0 ? "in 1.." : "", length, " for the ", length, " rows of sequence ", b, ", got ",
+                      rows_[b]);
+    }
+  }
+
   // As many as there will be.
   int64_t most_groups(const std::vector<Sequence>& sequences, int64_t) const {
+    if (counts_) return std::accumulate(rows_.begin(), rows_.end(), int64_t{0});
     int64_t groups = 0;
-    for (size_t b = 0; b < sequences.size(); ++b) {
-      const Sequence& sequence = sequences[b];
-      if (counts_) {
-        const int64_t length = sequence.length;
-        STD_TORCH_CHECK(rows_[b] >= std::min<int64_t>(length, 1) && rows_[b] <= length, "keep must be ",
-                        length > 0 ? "in 1.." : "", length, " for the ", length, " rows of sequence ", b, ", got ",
-                        rows_[b]);
-        groups += rows_[b];
-        continue;
-      }
+    for (const Sequence& sequence : sequences) {
       const bool* may_merge = sequence.rows.mergeable;
       for (int64_t begin = 0, end = 0; begin < sequence.length; begin = end) {
         end = may_merge == nullptr ? sequence.length : begin + 1;
@@ -83,6 +86,7 @@ class ByCount {
     }
     return groups;
   }
+
   template <class ParallelFor>
   void operator()(Pooling& pooling, int64_t threads, ParallelFor parallel_for) const {
     pooling.by_count(Promise{share_, counts_ ? rows_.data() : nullptr}, threads, parallel_for);
@@ -118,6 +122,7 @@ Outputs pool_packed(const Tensor& x_in, int64_t batch, const std::optional<Tenso
                     cu[b]};
 
   // By threshold, the number of groups is known when the last has been written: the outputs are the front of buffers.
+  rule.check(sequences);
   const int64_t most = rule.most_groups(sequences, rows);
   Tensor values = torch::stable::new_empty(x, {most, dim}), counts = int32_empty(x, {most});
   Tensor cu_seqlens_out = int32_empty(x, {batch + 1}), segment_ids = int32_empty(x, {rows});
@@ -158,7 +163,7 @@ Outputs pool_batch(const Tensor& x_in, const std::optional<Tensor>& lengths_in,
                     row};
   }
 
-  rule.most_groups(sequences, batch * width);  // refuses what cannot be
+  rule.check(sequences);
   Tensor values = torch::stable::new_empty(x, {batch, width, dim}), lengths_out = int32_empty(x, {batch});
   Tensor segment_ids = int32_empty(x, {batch, width}), counts = int32_empty(x, {batch, width});
   int32_t* ids = segment_ids.mutable_data_ptr<int32_t>();
@@ -191,8 +196,6 @@ Outputs pool_padded(const Tensor& x, const std::optional<Tensor>& lengths, const
   check_rule(threshold, window);
   return pool_batch(x, lengths, mergeable, left_padded, ByThreshold{threshold, window});
 }
-
-using Ints = std::optional<std::vector<int64_t>>;
 
 Outputs pool_to(const Tensor& x, const std::optional<Tensor>& cu_seqlens, const std::optional<Tensor>& mergeable,
                 double share, const Ints& rows, const std::optional<Tensor>& rows_tensor) {

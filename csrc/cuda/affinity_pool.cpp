@@ -94,8 +94,6 @@ struct ByThreshold {
   }
 };
 
-using Ints = std::optional<std::vector<int64_t>>;
-
 // Groups of a promised number: of each sequence's rows or, without, a share of each run's.
 struct ByCount {
   double share;

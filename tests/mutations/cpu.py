@@ -100,7 +100,7 @@ FAULTS = [
     Fault("links-of-the-first-sequence", POOLING, "links.data() + row, sequences_[b].length", "links.data(), sequences_[b].length"),
     Fault("count-too-large-unchecked", OP, " && rows_[b] <= length", ""),
     Fault("count-too-small-unchecked", OP, "rows_[b] >= std::min<int64_t>(length, 1) && ", ""),
-    Fault("one-int-for-the-first-alone", OP, "rows->size() == 1 ? 0 : b", "b < static_cast<int64_t>(rows->size()) ? b : 0", also=((OP, "groups += rows_[b];", "groups += rows_[0];"),)),
+    Fault("one-int-for-the-first-alone", OP, "rows->size() == 1 ? 0 : b", "b < static_cast<int64_t>(rows->size()) ? b : 0", also=((OP, "return std::accumulate(rows_.begin(), rows_.end(), int64_t{0});", "return rows_[0] * rows_.size();"),)),
     # Layout and padding
     Fault("values-in-padding-not-zeroed", OP, "std::memset(output.values + row", "if (false) std::memset(output.values + row"),
     Fault("counts-in-padding-not-zeroed", OP, "    std::fill_n(sizes + row, unused, 0);\n", ""),

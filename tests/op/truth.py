@@ -33,15 +33,20 @@ def assert_obeys_contract(
     mergeable: Tensor | None = None,
 ) -> None:
     """Assert every sentence of the contract that one call can show."""
+    bounds = [0, x.shape[0]] if cu_seqlens is None else cu_seqlens.tolist()
+    groups = assert_shape(x, bounds, result)
+    assert_decisions(x, bounds, result.segment_ids.tolist(), mergeable, threshold, window)
+    assert_means(x, groups, result.values)
+
+
+def assert_shape(x: Tensor, bounds: list[int], result: Pooled) -> list[tuple[int, int]]:
+    """Dtypes, shapes and segments are those of a result on ``x``. Returns the segments."""
     n, dim = x.shape
-    bounds = [0, n] if cu_seqlens is None else cu_seqlens.tolist()
     values, cu_out, ids, counts = result
     assert (values.dtype, cu_out.dtype, ids.dtype, counts.dtype) == (x.dtype, torch.int32, torch.int32, torch.int32)
     assert (cu_out.shape, ids.shape) == ((len(bounds),), (n,))
     assert values.shape == (counts.shape[0], dim)
-    groups = assert_segments(bounds, cu_out.tolist(), ids.tolist(), counts.tolist())
-    assert_decisions(x, bounds, ids.tolist(), mergeable, threshold, window)
-    assert_means(x, groups, values)
+    return assert_segments(bounds, cu_out.tolist(), ids.tolist(), counts.tolist())
 
 
 def assert_segments(bounds: list[int], cu_out: list[int], ids: list[int], counts: list[int]) -> list[tuple[int, int]]:
@@ -122,15 +127,10 @@ def assert_keeps_promise(
     mergeable: Tensor | None = None,
 ) -> None:
     """Assert every sentence of the contract of ``pool_to`` that one call can show. ``keep``: a share, or of each."""
-    n, dim = x.shape
-    bounds = [0, n] if cu_seqlens is None else cu_seqlens.tolist()
-    values, cu_out, ids, counts = result
-    assert (values.dtype, cu_out.dtype, ids.dtype, counts.dtype) == (x.dtype, torch.int32, torch.int32, torch.int32)
-    assert (cu_out.shape, ids.shape) == ((len(bounds),), (n,))
-    assert values.shape == (counts.shape[0], dim)
-    groups = assert_segments(bounds, cu_out.tolist(), ids.tolist(), counts.tolist())
+    bounds = [0, x.shape[0]] if cu_seqlens is None else cu_seqlens.tolist()
+    groups = assert_shape(x, bounds, result)
     begins = {start for start, _ in groups}
-    links, slack = cosines(x, 1)[:, 1].nan_to_num(-math.inf).tolist(), rounding(dim)
+    links, slack = cosines(x, 1)[:, 1].nan_to_num(-math.inf).tolist(), rounding(x.shape[1])
     for sequence, start, end in runs(bounds, mergeable):
         promised = keep[sequence] if isinstance(keep, list) else promised_of_share(end - start, keep)
         assert start in begins
@@ -138,7 +138,7 @@ def assert_keeps_promise(
         strongest = max((links[t] for t in range(start + 1, end) if t in begins), default=-math.inf)
         weakest = min((links[t] for t in range(start + 1, end) if t not in begins), default=math.inf)
         assert strongest <= weakest + 2 * slack, "groups begin at the weakest links"
-    assert_means(x, groups, values)
+    assert_means(x, groups, result.values)
 
 
 def runs(bounds: list[int], mergeable: Tensor | None) -> list[tuple[int, int, int]]:
