@@ -105,11 +105,10 @@ def ask(
         asked, answered = Path(folder, "asked"), Path(folder, "answered")
         asked.write_bytes(pickle.dumps((checkpoint, [{**OPTIONS, **options, **more} for more in attempts], turns)))
         process = subprocess.run(
-            [sys.executable, "-P", Path(__file__).with_name("engine_process.py"), asked, answered],
+            [sys.executable, Path(__file__).with_name("engine_process.py"), asked, answered],
             env={
                 **os.environ,
                 **ENVIRONMENT,
-                "PYTHONPATH": str(Path(__file__).parent),
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
                 "VLLM_CACHE_ROOT": CACHE.name,
                 **({} if plugin else {"VLLM_PLUGINS": ""}),
