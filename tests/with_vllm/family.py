@@ -1,0 +1,73 @@
+"""One model family: how to write a small random checkpoint of it, how to ask it, and who judges its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from judge import Judge
+from random_weights import save, scatter
+
+RATE = 16_000
+QUESTION = "What is said?\n"
+
+
+def audio_features(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The rows of one clip, as most models in transformers give them."""
+    features = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    return model.get_audio_features(**features).pooler_output
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family that transformers has, under the same name or ``transformers_name``."""
+
+    architecture: str
+    """Its name in vLLM's registry."""
+    build: Callable[[], tuple[Any, Any]]
+    """A model of a few thousand parameters, and its processor."""
+    clip: str
+    """What stands in a prompt for one clip; it contains ``placeholder`` once."""
+    placeholder: str
+    rows: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor] = audio_features
+    transformers_name: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of what transformers calls the weights, and what vLLM does."""
+    clips: int = 2
+    """The most clips that a prompt may have here; two are enough to see that they are kept apart."""
+    seconds: tuple[float, float] = (0.2, 30.0)
+    """How short and how long a clip may be."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of ``vllm.LLM``."""
+
+    def write(self, folder: Path) -> None:
+        """Put a checkpoint with processor and tokenizer into an empty folder."""
+        model, processor = self.build()
+        save(scatter(model), processor, folder, self.names)
+
+    def prompt(self, clips: int) -> str:
+        """A question about so many clips."""
+        return self.clip * clips + QUESTION
+
+    def judge(self, folder: Path) -> Judge:
+        """The same checkpoint in transformers."""
+        kind = getattr(transformers, self.transformers_name or self.architecture)
+        model = kind.from_pretrained(
+            folder, dtype=torch.float32, key_mapping={r"^language_model.lm_head": "lm_head"}
+        ).eval()
+        processor = transformers.AutoProcessor.from_pretrained(folder)
+        tokenizer = processor.tokenizer
+
+        def encode(audio: np.ndarray) -> torch.Tensor:
+            inputs = processor(text=self.prompt(1), audio=audio, sampling_rate=RATE, return_tensors="pt")
+            return self.rows(model, inputs)
+
+        def ids(clips: int) -> list[int]:
+            return tokenizer(self.prompt(clips))["input_ids"]
+
+        return Judge(model, ids, tokenizer.convert_tokens_to_ids(self.placeholder), encode)
