@@ -6,7 +6,8 @@ what the same checkpoint answers to any rows in place of a clip's audio tokens.
 
 from __future__ import annotations
 
+import conformers
 import whisper_encoders
 from family import Family
 
-FAMILIES: dict[str, Family] = {**whisper_encoders.FAMILIES}
+FAMILIES: dict[str, Family] = {**whisper_encoders.FAMILIES, **conformers.FAMILIES}

@@ -12,9 +12,26 @@ import torch
 import transformers
 from judge import Judge
 from random_weights import save, scatter
+from small_tokenizer import VOCABULARY
 
 RATE = 16_000
+HEAD = {r"^language_model.lm_head": "lm_head"}
+"""What some checkpoints call the head, and transformers does."""
 QUESTION = "What is said?\n"
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""Heads of 32, the least that vLLM's attention on CPUs takes."""
 
 
 def audio_features(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -42,6 +59,9 @@ class Family:
     """The most clips that a prompt may have here; two are enough to see that they are kept apart."""
     seconds: tuple[float, float] = (0.2, 30.0)
     """How short and how long a clip may be."""
+    together: bool = True
+    """Whether clips of different lengths may be asked about at once: else vLLM itself pads them and lets the padding
+    into their rows, and only requests sent one by one have one answer."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of ``vllm.LLM``."""
 
@@ -57,9 +77,7 @@ class Family:
     def judge(self, folder: Path) -> Judge:
         """The same checkpoint in transformers."""
         kind = getattr(transformers, self.transformers_name or self.architecture)
-        model = kind.from_pretrained(
-            folder, dtype=torch.float32, key_mapping={r"^language_model.lm_head": "lm_head"}
-        ).eval()
+        model = kind.from_pretrained(folder, dtype=torch.float32, key_mapping=HEAD).eval()
         processor = transformers.AutoProcessor.from_pretrained(folder)
         tokenizer = processor.tokenizer
 

@@ -7,23 +7,8 @@ from typing import Any
 
 import torch
 import transformers
-from family import Family
-from small_tokenizer import VOCABULARY, character_tokenizer
-
-DECODER = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": False,
-    "bos_token_id": None,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-"""Heads of 32, the least that vLLM's attention on CPUs takes."""
+from family import DECODER, Family
+from small_tokenizer import character_tokenizer
 
 MEL_BINS = 80
 WHISPER = {
