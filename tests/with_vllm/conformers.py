@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from family import DECODER, Family
+from family import DECODER, TransformersFamily
 from small_tokenizer import character_tokenizer
 
 
@@ -58,7 +58,7 @@ def granite_speech_rows(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch
 
 
 FAMILIES = {
-    "Granite Speech": Family(
+    "Granite Speech": TransformersFamily(
         architecture="GraniteSpeechForConditionalGeneration",
         build=granite_speech,
         clip="<|audio|>",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from family import DECODER, Family
+from family import DECODER, TransformersFamily
 from small_tokenizer import character_tokenizer
 
 MEL_BINS = 80
@@ -106,14 +106,14 @@ def glm_asr() -> tuple[Any, Any]:
 
 
 FAMILIES = {
-    "Qwen2-Audio": Family(
+    "Qwen2-Audio": TransformersFamily(
         architecture="Qwen2AudioForConditionalGeneration",
         build=qwen2_audio,
         clip="<|audio_bos|><|AUDIO|><|audio_eos|>",
         placeholder="<|AUDIO|>",
         rows=qwen2_audio_rows,
     ),
-    "Audio Flamingo 3": Family(
+    "Audio Flamingo 3": TransformersFamily(
         architecture="AudioFlamingo3ForConditionalGeneration",
         build=audio_flamingo_3,
         clip="<sound>",
@@ -121,14 +121,14 @@ FAMILIES = {
         clips=1,  # vLLM's limit
         seconds=(0.2, LONGEST),
     ),
-    "Qwen3-ASR": Family(
+    "Qwen3-ASR": TransformersFamily(
         architecture="Qwen3ASRForConditionalGeneration",
         build=qwen3_asr,
         names={r"^lm_head": "language_model.lm_head"},  # published ones share their embeddings and have none
         clip="<|audio_start|><|audio_pad|><|audio_end|>",
         placeholder="<|audio_pad|>",
     ),
-    "GLM-ASR": Family(
+    "GLM-ASR": TransformersFamily(
         architecture="GlmAsrForConditionalGeneration",
         build=glm_asr,
         clip="<|begin_of_audio|><|pad|><|end_of_audio|>",
