@@ -7,8 +7,14 @@ says what the same checkpoint answers to any rows in place of a clip's audio tok
 from __future__ import annotations
 
 import conformers
+import omni
 import voxtral
 import whisper_encoders
 from family import Family
 
-FAMILIES: dict[str, Family] = {**whisper_encoders.FAMILIES, **conformers.FAMILIES, **voxtral.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **whisper_encoders.FAMILIES,
+    **conformers.FAMILIES,
+    **voxtral.FAMILIES,
+    **omni.FAMILIES,
+}
