@@ -1,0 +1,20 @@
+"""The model families that vLLM serves and the plug-in pools, each with a small random checkpoint and a judge.
+
+``FAMILIES[name].write(folder)`` makes the checkpoint, ``.request(clips)`` asks about some audio, and ``.judge(folder)``
+says what the same checkpoint answers to any rows in place of a clip's audio tokens.
+"""
+
+from __future__ import annotations
+
+import conformers
+import omni
+import voxtral
+import whisper_encoders
+from family import Family
+
+FAMILIES: dict[str, Family] = {
+    **whisper_encoders.FAMILIES,
+    **conformers.FAMILIES,
+    **voxtral.FAMILIES,
+    **omni.FAMILIES,
+}
