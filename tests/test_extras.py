@@ -117,7 +117,7 @@ def test_the_command_line_needs_typer_and_rich_alone(
 
 
 def test_an_experiment_without_its_packages_says_what_to_install(torch_and_cli: Environment) -> None:
-    commands = ["demo", "eval", "oracle", "probe", "dynamics", "cost", "calibrate"]
+    commands = ["demo", "eval", "oracle", "probe", "dynamics", "cost", "calibrate", "serving"]
     program = """
 import sys
 from affinity_pool.cli.commands import app
