@@ -107,10 +107,6 @@ AROUND = {
     "compilation_config__cudagraph_mm_encoder": (True, "CUDA graphs of the encoder"),
     "ec_transfer_config": (object(), "an encoder apart"),
     "model_config__multimodal_config__mm_encoder_only": (True, "an encoder apart"),
-    "model_config__multimodal_config__mm_processor_kwargs": (
-        {"affinity_pool": {"keep": 0.5}},
-        "a default for all requests belongs into --hf-overrides",
-    ),
 }
 
 
@@ -124,6 +120,15 @@ def test_what_goes_around_the_seam_is_refused_when_the_engine_starts(vllm, name)
     silent = engine_config(None, **{name: value})
     engine.look_at(silent)  # nobody has asked yet
     assert words in str(engine.of(silent.model_config.hf_config).refusal)
+
+
+@pytest.mark.parametrize("written", [None, {"keep": 0.5}], ids=["alone", "beside the config"])
+@pytest.mark.parametrize("kwargs", [{"affinity_pool": {"keep": 0.5}}, {"audio_kwargs": {"affinity_pool": 1}}], ids=str)
+def test_a_default_in_the_engines_processor_kwargs_is_never_lost_in_silence(vllm, written, kwargs):
+    from affinity_pool.serving.vllm import engine
+
+    with pytest.raises(ValueError, match="where it would do nothing: a default for all requests belongs into the mod"):
+        engine.look_at(engine_config(written, model_config__multimodal_config__mm_processor_kwargs=kwargs))
 
 
 def test_an_engine_is_noted(vllm):

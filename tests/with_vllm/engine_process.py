@@ -42,11 +42,14 @@ def answers(llm: Any, requests: Sequence[Request]) -> list[Answer]:
     return [
         Answer(
             list(output.outputs[0].token_ids),
-            [step[token].logprob for step, token in zip(output.outputs[0].logprobs, output.outputs[0].token_ids)],
+            [
+                step[token].logprob
+                for step, token in zip(output.outputs[0].logprobs, output.outputs[0].token_ids, strict=True)
+            ],
             len(output.prompt_token_ids or one.prompt),
             output.num_cached_tokens or 0,
         )
-        for one, output in zip(requests, outputs)
+        for one, output in zip(requests, outputs, strict=True)
     ]
 
 

@@ -45,7 +45,9 @@ def test_shares_of_all_kinds_in_one_batch_and_again_from_the_prefix_cache(tiny, 
     again = [answer.cached_tokens for answer, (_, keep) in zip(session.turns[1], CASES, strict=True) if keep != 1.0]
     assert sum(count > 0 for count in again) > len(again) / 2
     if options:
-        assert all(answer.prompt_tokens > 64 for answer, (_, keep) in zip(session.turns[0], CASES) if keep == 1.0)
+        assert all(
+            answer.prompt_tokens > 64 for answer, (_, keep) in zip(session.turns[0], CASES, strict=True) if keep == 1.0
+        )
 
 
 def test_another_task_and_one_by_one(tiny):
@@ -80,7 +82,7 @@ def test_a_bad_request_is_refused_in_our_words_and_the_engine_goes_on(tiny):
 
 AROUND = [
     ({"hf_overrides": {"affinity_pool": {"keep": 0}}}, "above 0 and up to 1, got 0"),
-    ({"mm_processor_kwargs": {"affinity_pool": {"keep": 0.5}}}, "belongs into --hf-overrides"),
+    ({"mm_processor_kwargs": {"affinity_pool": {"keep": 0.5}}}, "belongs into the model's config"),
     ({"compilation_config": {"cudagraph_mm_encoder": True}}, "CUDA graphs of the encoder"),
     ({"enable_lora": True, "enable_tower_connector_lora": True}, "LoRA on the audio tower"),
     ({"mm_encoder_only": True}, "an encoder apart from the language model"),

@@ -6,6 +6,7 @@ there travels with the model's config to the process in which requests arrive.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ def look_at(vllm_config: Any) -> None:
     """
     config = vllm_config.model_config.hf_config
     settings = of_config(config)
+    _check_processor_kwargs(vllm_config.model_config.multimodal_config.mm_processor_kwargs or {})
     refusal = _around_the_seam(vllm_config)
     if refusal and settings is not None:
         raise ValueError(f"{KEY} is in the model's config, but {refusal}")
@@ -84,14 +86,18 @@ def look_at(vllm_config: Any) -> None:
         )
 
 
+def _check_processor_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """vLLM hands those of an engine to the Hugging Face processor alone, past the plug-in."""
+    if KEY in kwargs or any(isinstance(scope, Mapping) and KEY in scope for scope in kwargs.values()):
+        raise ValueError(
+            f"{KEY} is in the engine's mm_processor_kwargs, where it would do nothing: a default for all requests "
+            f'belongs into the model\'s config, --hf-overrides \'{{"{KEY}": {{"keep": 0.8}}}}\''
+        )
+
+
 def _around_the_seam(vllm_config: Any) -> str | None:
     """What in this configuration would serve unpooled rows for pooled placeholders, or was never tried."""
     multimodal = vllm_config.model_config.multimodal_config
-    if KEY in (multimodal.mm_processor_kwargs or {}):
-        return (
-            "the engine's mm_processor_kwargs have it too, which vLLM hands to the Hugging Face processor alone: "
-            "a default for all requests belongs into --hf-overrides"
-        )
     if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
         return (
             "LoRA on the audio tower (enable_tower_connector_lora) counts the encoder's rows by the pooled placeholders"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,13 +131,18 @@ class Kept(PromptUpdateDetails):
     def of(cls, content: PromptUpdateDetails, keep: float) -> Kept:
         is_embed = None if content.is_embed is None else content.is_embed(content.full)
         found = cut(content.full, is_embed, keep)
-        return cls(found.tokens, None if is_embed is None else lambda _: found.is_embed, promise=found.promise)
+        left = None if is_embed is None else partial(_mask, found.is_embed)
+        return cls(found.tokens, left, promise=found.promise)
 
     def placeholders(self) -> set[int]:
         """Their token ids."""
         if self.is_embed is None:
             return set(self.full)
         return {token for token, embed in zip(self.full, self.is_embed(self.full).tolist(), strict=True) if embed}
+
+
+def _mask(mask: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+    return mask
 
 
 class PooledModel:
