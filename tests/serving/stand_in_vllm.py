@@ -75,7 +75,7 @@ class ProcessorInputs:
     prompt: list[int]
     mm_data_items: dict[str, Any]
     hf_processor_mm_kwargs: dict[str, Any] = field(default_factory=dict)
-    cache: dict[str, Any] | None = None
+    cache: Cache | None = None
 
 
 class Result(NamedTuple):
@@ -86,6 +86,13 @@ class Result(NamedTuple):
 
     def names(self) -> list[str]:
         return self.hashes["audio"]
+
+
+class Cache(dict):  # type: ignore[type-arg]
+    """Of clips that were processed: vLLM takes those in it for sent."""
+
+    def invalidate(self, mm_hash: str) -> None:
+        self.pop(mm_hash, None)
 
 
 class EmbeddingItems(list):  # type: ignore[type-arg]
@@ -125,7 +132,7 @@ class BaseMultiModalProcessor:
     def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> dict[str, Any]:
         clips, request = inputs.mm_data_items.get("audio", []), inputs.hf_processor_mm_kwargs
         hashes = [repr((clip.tolist(), sorted(request.items()))) for clip in clips]
-        cache = {} if inputs.cache is None else inputs.cache
+        cache = Cache() if inputs.cache is None else inputs.cache
         missing = [(name, clip) for name, clip in zip(hashes, clips, strict=True) if name not in cache]
         items = {"audio": [clip for _, clip in missing]}
         self._get_mm_fields_config(self._apply_hf_processor_main(items, request), request)
@@ -235,6 +242,7 @@ def installed(version: str = "0.32.0") -> Iterator[SimpleNamespace]:
         "vllm": {"__version__": version, "ModelRegistry": registry},
         "vllm.logger": {"init_logger": lambda name: logger},
         "vllm.multimodal": {"MULTIMODAL_REGISTRY": registry},
+        "vllm.multimodal.cache": {"BaseMultiModalProcessorCache": Cache},
         "vllm.multimodal.inputs": {"MultiModalFieldConfig": MultiModalFieldConfig},
         "vllm.multimodal.parse": {"EmbeddingItems": EmbeddingItems, "DictEmbeddingItems": DictEmbeddingItems},
         "vllm.multimodal.processing": {

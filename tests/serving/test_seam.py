@@ -114,7 +114,7 @@ def test_a_clips_hash_holds_the_share_and_nothing_else():
 
 
 def test_a_clip_from_vllms_cache_keeps_its_promise():
-    made, cache = processor({"keep": 0.5}), {}
+    made, cache = processor({"keep": 0.5}), vllm.Cache()
     first = made.apply(request(clip(10), cache=cache), None)
     again = made.apply(request(clip(7), clip(10), cache=cache), None)
     assert again["kwargs"][1] is None
@@ -184,6 +184,16 @@ def test_an_expanded_prompt_that_does_not_fit_its_clips_is_refused():
     made = processor({"keep": 0.5}, "VoxtralForConditionalGeneration")
     with pytest.raises(ValueError, match=r"runs of \[9\] audio placeholders for clips of \[10\]"):
         made.apply(ProcessorInputs(expanded(clip(9)), {"audio": [clip(10)]}), None)
+
+
+def test_a_clip_whose_prompt_was_refused_is_sent_with_the_next_request():
+    made, cache = processor({"keep": 0.5}, "VoxtralForConditionalGeneration"), vllm.Cache()
+    first, second = clip(10), clip(7)
+    made.apply(ProcessorInputs(expanded(first), {"audio": [first]}, {}, cache), None)
+    with pytest.raises(ValueError, match="audio placeholders for clips of"):
+        made.apply(ProcessorInputs(expanded(first, clip(6)), {"audio": [first, second]}, {}, cache), None)
+    answer = made.apply(ProcessorInputs(expanded(first, second), {"audio": [first, second]}, {}, cache), None)
+    assert [features is None for features in answer["kwargs"]] == [True, False]
 
 
 def test_a_model_that_expands_prompts_unknown_to_us_is_never_half_cut(stand_in):

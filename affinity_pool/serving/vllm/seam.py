@@ -53,7 +53,12 @@ class PooledProcessor:
         request = inputs.hf_processor_mm_kwargs
         keep = self._share(request, inputs.mm_data_items.get(AUDIO))
         settled = {**without_key(request), **({KEY: {"keep": keep}} if keep < 1 else {})}
-        return super().apply(replace(inputs, hf_processor_mm_kwargs=settled), timing_ctx)  # type: ignore[misc]
+        try:
+            return super().apply(replace(inputs, hf_processor_mm_kwargs=settled), timing_ctx)  # type: ignore[misc]
+        except UnfitPromptError as error:
+            for name in error.processed if inputs.cache is not None else ():
+                inputs.cache.invalidate(name)  # vLLM took it for sent, and would send the next request without it
+            raise
 
     def _share(self, request: Mapping[str, Any], clips: Any) -> float:
         if request.get(KEY) is UNPOOLED:
@@ -102,23 +107,35 @@ class PooledProcessor:
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         """Look whether the prompt that came of it has the placeholders that were promised, all of them and no more."""
         prompt, placeholders = super()._maybe_apply_prompt_updates(mm_items, mm_res)  # type: ignore[misc]
-        contents = contents_of(mm_res)
-        if any(isinstance(content, Kept) for content in contents):
+        contents = cut_contents(mm_res)
+        if contents:
             promised = [content.promise.rows for content in contents]
             found = [place.to_range().get_num_embeds() for place in placeholders.get(AUDIO, ())]
             in_all = sum(map(prompt.count, {token for content in contents for token in content.placeholders()}))
             if found != promised or in_all != sum(promised):
-                raise ValueError(
-                    f"{KEY}: the prompt has {in_all} audio placeholders, {found} of the clips, where {promised} are "
-                    "promised: audio that is not in one piece (use_audio_in_video) cannot be pooled, nor can "
-                    "placeholders be written out"
+                raise UnfitPromptError(
+                    mm_res,
+                    f"the prompt has {in_all} audio placeholders, {found} of the clips, where {promised} are promised: "
+                    "audio that is not in one piece (use_audio_in_video) cannot be pooled, nor can placeholders be "
+                    "written out",
                 )
         return prompt, placeholders
 
 
-def contents_of(mm_res: Any) -> list[Any]:
-    """What replaces each clip's place in a prompt: :class:`Kept`, of all clips or of none."""
-    return [alternatives[0].content for alternatives in mm_res.prompt_updates.get(AUDIO, ())]
+class UnfitPromptError(ValueError):
+    """A prompt does not have the placeholders that its clips are promised."""
+
+    def __init__(self, mm_res: Any, words: str) -> None:
+        super().__init__(f"{KEY}: {words}")
+        clips = zip(mm_res.hashes[AUDIO], mm_res.kwargs[AUDIO], strict=True)
+        self.processed = [name for name, features in clips if features is not None]
+        """Hashes of clips whose features were made for this request."""
+
+
+def cut_contents(mm_res: Any) -> list[Kept]:
+    """What replaces each clip's place in a prompt, of all clips; none if this request is not pooled."""
+    contents = [alternatives[0].content for alternatives in mm_res.prompt_updates.get(AUDIO, ())]
+    return contents if any(isinstance(content, Kept) for content in contents) else []
 
 
 @dataclass

@@ -6,28 +6,26 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from .seam import AUDIO, Kept, PooledModel, PooledProcessor, contents_of
-from .settings import KEY
+from .seam import AUDIO, Kept, PooledModel, PooledProcessor, UnfitPromptError, cut_contents
 
 
 class ExpandedPromptProcessor(PooledProcessor):
     """Of Voxtral, whose prompts arrive with all placeholders written out, so that vLLM only looks where they are."""
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        contents = contents_of(mm_res)
-        if any(isinstance(content, Kept) for content in contents):
-            mm_res = mm_res._replace(prompt_ids=_shortened(mm_res.prompt_ids, contents))
+        if contents := cut_contents(mm_res):
+            mm_res = mm_res._replace(prompt_ids=_shortened(mm_res, contents))
         return super()._maybe_apply_prompt_updates(mm_items, mm_res)
 
 
-def _shortened(prompt: list[int], contents: list[Kept]) -> list[int]:
+def _shortened(mm_res: Any, contents: list[Kept]) -> list[int]:
     """The prompt with each clip's run of placeholders cut to those promised."""
     audio = set().union(*(content.placeholders() for content in contents))
-    runs = [(is_audio, list(run)) for is_audio, run in groupby(prompt, key=audio.__contains__)]
+    runs = [(is_audio, list(run)) for is_audio, run in groupby(mm_res.prompt_ids, key=audio.__contains__)]
     found = [len(run) for is_audio, run in runs if is_audio]
     expected = [content.promise.encoded for content in contents]
     if found != expected:
-        raise ValueError(f"{KEY}: the prompt has runs of {found} audio placeholders for clips of {expected}")
+        raise UnfitPromptError(mm_res, f"the prompt has runs of {found} audio placeholders for clips of {expected}")
     clips = iter(contents)
     return [token for is_audio, run in runs for token in (next(clips).full if is_audio else run)]
 

@@ -10,6 +10,7 @@ RUN = ("0.31", "0.32")
 """Releases with which the tests under tests/with_vllm were run."""
 
 _PROCESSOR = "vllm.multimodal.processing", "BaseMultiModalProcessor"
+_CACHE = "vllm.multimodal.cache", "BaseMultiModalProcessorCache"
 _CONFIG = "vllm.model_executor.models.config", "VerifyAndUpdateConfig"
 _FIELD = "vllm.multimodal.inputs", "MultiModalFieldConfig"
 
@@ -20,6 +21,7 @@ SEAM: dict[tuple[str, str, str], tuple[str, ...]] = {
     (*_PROCESSOR, "_get_mm_fields_config"): ("self", "hf_inputs", "hf_processor_mm_kwargs"),
     (*_PROCESSOR, "_get_mm_prompt_updates"): ("self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"),
     (*_PROCESSOR, "_maybe_apply_prompt_updates"): ("self", "mm_items", "mm_res"),
+    (*_CACHE, "invalidate"): ("self", "mm_hash"),
     (*_CONFIG, "verify_and_update_config"): ("vllm_config",),
     (*_FIELD, "batched"): ("modality", "keep_on_cpu"),
     (*_FIELD, "shared"): ("modality", "batch_size", "keep_on_cpu"),
