@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import conformers
 import omni
+import ultravox
 import voxtral
 import whisper_encoders
 from family import Family
@@ -17,4 +18,5 @@ FAMILIES: dict[str, Family] = {
     **conformers.FAMILIES,
     **voxtral.FAMILIES,
     **omni.FAMILIES,
+    **ultravox.FAMILIES,
 }
