@@ -1,13 +1,14 @@
 """The model families that vLLM serves and the plug-in pools, each with a small random checkpoint and a judge.
 
-``FAMILIES[name].write(folder)`` makes the checkpoint, ``.request(clips)`` asks about some audio, and ``.judge(folder)``
-says what the same checkpoint answers to any rows in place of a clip's audio tokens.
+``FAMILIES[name].write(folder)`` makes the checkpoint, ``.prompt(clips)`` a prompt for it, and ``.judge(folder)`` says
+what the same checkpoint answers to any rows in place of a clip's audio tokens.
 """
 
 from __future__ import annotations
 
 import conformers
 import omni
+import phi4
 import ultravox
 import voxtral
 import whisper_encoders
@@ -19,4 +20,5 @@ FAMILIES: dict[str, Family] = {
     **voxtral.FAMILIES,
     **omni.FAMILIES,
     **ultravox.FAMILIES,
+    **phi4.FAMILIES,
 }
