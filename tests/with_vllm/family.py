@@ -69,12 +69,6 @@ class Family(ABC):
     def judge(self, folder: Path) -> Judge:
         """The same checkpoint outside vLLM."""
 
-    def request(self, clips: Sequence[np.ndarray]) -> dict[str, Any]:
-        """The question as ``vllm.LLM.generate`` takes it."""
-        prompt = self.prompt(clips)
-        name = "prompt" if isinstance(prompt, str) else "prompt_token_ids"
-        return {name: prompt, "multi_modal_data": {"audio": [(clip, RATE) for clip in clips]}}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersFamily(Family):

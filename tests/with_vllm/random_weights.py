@@ -18,11 +18,12 @@ def scatter(model: Any, seed: int = 0, gain: float = 2.0, head: float = 3.0) -> 
     The usual initialization is so small that all rows of all clips are alike and one token is answered again and again.
     """
     generator = torch.Generator().manual_seed(seed)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         if weight.dim() < 2:
             weight.add_(noise, alpha=0.1)
-        elif "embed_" in name:  # a table: there is nothing to add up
+        elif id(weight) in tables:  # there is nothing to add up
             weight.copy_(noise)
         else:
             scale = head if "lm_head" in name else gain
