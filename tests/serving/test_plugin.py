@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import stand_in_vllm
 
-from affinity_pool.serving.vllm import register
+from affinity_pool.serving.vllm import register, versions
 from affinity_pool.serving.vllm.architectures import ARCHITECTURES
 
 
@@ -177,3 +178,11 @@ def test_an_engine_that_was_never_looked_at_is_told(vllm):
 
     with pytest.raises(RuntimeError, match="vLLM did not ask affinity_pool about the configuration of this Simple"):
         engine.of(SimpleNamespace())
+
+
+def test_the_page_names_every_model_and_every_release_that_was_run():
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "0.3" in line]
+    for name in ARCHITECTURES:
+        (row,) = [row for row in rows if f"`{name}`" in row]
+        assert all(release in row for release in versions.RUN)
