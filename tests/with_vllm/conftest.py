@@ -1,20 +1,10 @@
-"""Tests that need vLLM: ``make test-vllm`` makes an environment with it, in ``make test`` they are skipped."""
+"""Tests that need vLLM: ``make test-vllm`` makes an environment with it; where there is none, each file is skipped."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if importlib.util.find_spec("vllm") is None:
-        for item in items:
-            if HERE in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason="needs vLLM: make test-vllm"))
 
 
 @pytest.fixture(scope="session")

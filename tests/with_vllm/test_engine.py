@@ -16,7 +16,7 @@ from affinity_pool.serving import embed
 
 SHARES = (1.0, 0.8, None, 0.25)
 SEVERAL = [(NAMES[:2], keep) for keep in (1.0, 0.8, None)] + [(NAMES[:3], 0.5), ((NAMES[0], NAMES[0]), 0.5)]
-CASES = [((name,), keep) for keep in SHARES for name in NAMES] + SEVERAL
+CASES = [((name,), keep) for name in NAMES for keep in SHARES] + SEVERAL
 DEFAULT = 0.5
 POOLED = {"hf_overrides": {"affinity_pool": {"keep": DEFAULT}}}
 
@@ -57,6 +57,15 @@ def test_another_task_and_one_by_one(tiny):
         ask(tiny.folder, *([request] for request in requests), **POOLED).turns, cases, strict=True
     ):
         tiny.check(turn[0], names, DEFAULT if keep is None else keep, text)
+
+
+@pytest.mark.parametrize("options", [{"enforce_eager": False}, {"mm_processor_cache_type": "shm"}], ids=str)
+def test_compiled_and_with_clips_in_shared_memory(tiny, options):
+    cases = CASES[:10]
+    requests = [tiny.request(*names, keep=keep) for names, keep in cases]
+    for turn in ask(tiny.folder, requests, requests, **POOLED, **options).turns:
+        for answer, (names, keep) in zip(turn, cases, strict=True):
+            tiny.check(answer, names, DEFAULT if keep is None else keep)
 
 
 REFUSED = [
