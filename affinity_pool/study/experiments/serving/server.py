@@ -118,17 +118,16 @@ def _tail(log: Path) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and all processes that it has started: asked first, then made to."""
-    _signal(process, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
+    """End the server, which is asked to, and then whatever is left of the processes that it has started."""
+    process.terminate()
+    try:
         process.wait(GRACE)
-    _signal(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # PermissionError: what macOS says of a group of zombies
-        os.killpg(process.pid, number)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:  # also where somebody is too impatient for that
+        with suppress(ProcessLookupError, PermissionError):  # PermissionError: what macOS says of a group of zombies
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextmanager
