@@ -55,6 +55,7 @@ class FakeVllm(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: FakeVllm
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None: ...
 
@@ -83,6 +84,7 @@ class Handler(BaseHTTPRequestHandler):
     def _stream(self, request: dict[str, Any], keep: float) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self._chunk({"role": "assistant", "content": ""})
         time.sleep(0.002)
@@ -90,7 +92,6 @@ class Handler(BaseHTTPRequestHandler):
         for word in words:
             self._chunk({"content": word})
             if self.server.breaks_off:
-                self.wfile.write(b"data: {")
                 self.close_connection = True
                 return
         samples, rate = soundfile.read(io.BytesIO(recording(request)))
@@ -98,14 +99,18 @@ class Handler(BaseHTTPRequestHandler):
         if request["stream_options"]["include_usage"]:
             usage = {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
             self._event({"id": "1", "object": "chat.completion.chunk", "choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\n\n")
+        self._piece("data: [DONE]\n\n")
+        self._piece("")
 
     def _chunk(self, delta: dict[str, str]) -> None:
         choices = [{"index": 0, "delta": delta, "finish_reason": None}]
         self._event({"id": "1", "object": "chat.completion.chunk", "choices": choices})
 
     def _event(self, data: dict[str, Any]) -> None:
-        self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
+        self._piece(f"data: {json.dumps(data)}\n\n")
+
+    def _piece(self, text: str) -> None:
+        self.wfile.write(f"{len(text.encode()):x}\r\n{text}\r\n".encode())
 
     def _send(self, code: int, body: str) -> None:
         self.send_response(code)

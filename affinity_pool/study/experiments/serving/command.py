@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,8 @@ from ....cli.options import LONGEST, SHORTEST, check_prompt, parse_list
 
 BUNDLED, MID = "bundled", "mid"
 MID_SECONDS = 30.0
+SETTINGS = ("VLLM_", "OMP_")
+"""How the names of variables begin that say how vLLM runs."""
 
 
 def serving(
@@ -109,6 +112,7 @@ def serving(
             dummy_weights=dummy,
         )
         about = {"model": name, "server": "one that was up" if url else STARTED, "dtype": dtype}
+        about |= {} if url else {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
         with _vllm(served, dtype, dummy, max_model_len, out) if served else nullcontext(url) as address:
             summary = asyncio.run(run(str(address).rstrip("/"), recordings, options, about, notes, terminal.say))
         folders.write_json(out / folders.SUMMARY, summary)

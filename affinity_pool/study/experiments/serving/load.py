@@ -20,7 +20,7 @@ PARTS = {
 }
 """Of a request's time in the engine, and what vLLM calls them; the encoder is part of the prefill."""
 FRONT = "front end"
-"""The rest: the way to the engine and back, the reading of the recording and its spectrogram."""
+"""The rest: the way to the engine and back, reading and spectrogram, and the end of the step that the engine is at."""
 
 _SAMPLE = re.compile(r"^([\w:]+)(?:\{.*\})? (\S+)$", re.MULTILINE)
 _BLOCKS = re.compile(r'^vllm:cache_config_info\{.*?\bblock_size="(\d+)".*?\bnum_gpu_blocks="(\d+)"', re.MULTILINE)

@@ -41,9 +41,10 @@ def page(summary: ServingSummary) -> Page:
 PARTS = (
     "Seconds of a request in the mean, as the server counts them, and the median of that over rounds. **Prefill** "
     "begins when the engine turns to a request and holds the encoder, the pooling and the decoder over the prompt, and "
-    "waiting for others in the same step; **decoding** is all tokens after the first; **front end** is the rest of "
-    "what the client waits for: the way there and back, the reading of the recording and its spectrogram. Front end "
-    "and encoder are the same with pooling: where they are most of the work there is little to gain."
+    "waiting for others in the same step; **decoding** is all tokens after the first, others' prefills between them "
+    "included; **front end** is the rest of what the client waits for: the way there and back, the reading of the "
+    "recording and its spectrogram, and the end of the step that the engine is at. What reading, spectrogram, encoder "
+    "and decoding cost is the same with pooling, or nearly: where they are most of the work there is little to gain."
 )
 
 

@@ -73,7 +73,8 @@ def running(command: Sequence[str], port: int, log: Path, patience: float = PATI
         patience: seconds that it may take.
 
     Raises:
-        InputError: it ended, or was not ready in time; the message has the end of its log.
+        InputError: it ended, or was not ready in time; the message has the end of its log. One that is raised while it
+            is wanted gets that too, or where the log is.
     """
     with log.open("wb") as printed, _ended_when_terminated():
         process = subprocess.Popen(
@@ -90,9 +91,10 @@ def running(command: Sequence[str], port: int, log: Path, patience: float = PATI
             _wait(process, url, log, patience)
             yield url
         except InputError as error:
-            if process.poll() is None or str(log) in str(error):
+            if str(log) in str(error):
                 raise
-            raise InputError(f"{error}\n{_ended(process, log)}") from error
+            more = f"the server's log is {log}" if process.poll() is None else _ended(process, log)
+            raise InputError(f"{error}\n{more}") from error
         finally:
             _stop(process)
 
@@ -118,17 +120,16 @@ def _tail(log: Path) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and all processes that it has started: asked first, then made to."""
-    _signal(process, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
+    """End the server, which is asked to, and then whatever is left of the processes that it has started."""
+    process.terminate()
+    try:
         process.wait(GRACE)
-    _signal(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # PermissionError: what macOS says of a group of zombies
-        os.killpg(process.pid, number)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:  # also where somebody is too impatient for that
+        with suppress(ProcessLookupError, PermissionError):  # PermissionError: what macOS says of a group of zombies
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextmanager
