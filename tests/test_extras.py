@@ -86,6 +86,13 @@ def test_the_benchmarks_need_torch_alone(torch_alone: Environment) -> None:
     assert rendered.stdout.startswith(measured.stdout.partition("\n\n")[0])
 
 
+def test_serving_needs_torch_alone_and_embed_names_its_extra(torch_alone: Environment) -> None:
+    assert torch_alone.python("-c", "import affinity_pool.serving").stderr == ""
+    run = torch_alone.python("-c", "from affinity_pool.serving import embed")
+    expected = "affinity_pool.serving.embed needs transformers 4.55 or newer: pip install 'affinity_pool[models]'"
+    assert run.stderr.endswith(f"ImportError: {expected}\n")
+
+
 def test_the_command_line_without_its_packages_names_its_extra(torch_alone: Environment) -> None:
     run = torch_alone.python("-m", "affinity_pool.cli", "env")
     assert (run.returncode, run.stderr) == (1, "affinity-pool needs typer: pip install 'affinity_pool[cli]'\n")
@@ -110,7 +117,7 @@ def test_the_command_line_needs_typer_and_rich_alone(
 
 
 def test_an_experiment_without_its_packages_says_what_to_install(torch_and_cli: Environment) -> None:
-    commands = ["demo", "eval", "oracle", "probe", "dynamics", "cost", "calibrate"]
+    commands = ["demo", "eval", "oracle", "probe", "dynamics", "cost", "calibrate", "serving"]
     program = """
 import sys
 from affinity_pool.cli.commands import app

@@ -10,12 +10,13 @@ from ..study.experiments.dynamics.command import dynamics
 from ..study.experiments.evaluate.command import evaluate
 from ..study.experiments.oracle.command import oracle
 from ..study.experiments.probe.command import probe
+from ..study.experiments.serving.command import serving
 from .bench import bench
 from .env import env
 
 app.command()(demo)
 app.command("eval")(evaluate)
-for command in (oracle, probe, dynamics, cost, calibrate):
+for command in (oracle, probe, dynamics, cost, calibrate, serving):
     app.command()(command)
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)(bench)
 app.command()(env)

@@ -32,8 +32,8 @@ class Judge:
         return self.encode(np.asarray(audio, dtype=np.float32))
 
     @torch.inference_mode()
-    def answer(self, clips: Sequence[torch.Tensor], tokens: int = 8) -> Answer:
-        """What the model says greedily, past any end token, with these rows as its audio tokens.
+    def answer(self, clips: Sequence[torch.Tensor], tokens: int = 8, end: int | None = None) -> Answer:
+        """What the model says greedily, up to the token ``end``, with these rows as its audio tokens.
 
         The whole sequence is computed for every token: nothing is cached that could be wrong.
         """
@@ -53,5 +53,7 @@ class Judge:
             scores = logits[0, -1].float().log_softmax(-1)
             ids.append(int(scores.argmax()))
             logprobs.append(float(scores[ids[-1]]))
+            if ids[-1] == end:
+                break
             sequence = torch.cat([sequence, embed(torch.tensor([ids[-1:]]))], dim=1)
         return ids, logprobs, length

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -50,6 +52,19 @@ class Audio:
     def at(self, rate: int) -> Audio:
         """The same sound at another rate, by soxr's high quality resampling."""
         return self if rate == self.rate else Audio(soxr.resample(self.samples, self.rate, rate), rate)
+
+
+def joined(clips: Sequence[Audio], seconds: float) -> Audio:
+    """Exactly so much sound: clips of one rate one after the other, from the first again after the last."""
+    rate = clips[0].rate
+    pieces: list[np.ndarray] = []
+    missing = round(seconds * rate)
+    for clip in cycle(clips):
+        pieces.append(clip.samples[:missing])
+        missing -= len(pieces[-1])
+        if missing <= 0:
+            break
+    return Audio(np.concatenate(pieces), rate)
 
 
 def load_audio(source: Path | bytes | BinaryIO, rate: int, name: str | None = None) -> Audio:

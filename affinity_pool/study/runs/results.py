@@ -264,3 +264,61 @@ class CostSummary(TypedDict):
     provenance: Facts
     method: Facts
     results: list[CostResult]
+
+
+class Compared(Ratio):
+    """A median over rounds without and with pooling; the ratio is of times, above 1 where pooling is better."""
+
+    unpooled: float
+    pooled: float
+
+
+class ServingRound(TypedDict):
+    """One way in one round; ``first_token`` is the median over its requests, ``answer`` that of whole answers."""
+
+    seconds: float
+    first_token: float
+    answer: float
+    output_tokens: int
+
+
+class ServingResult(TypedDict):
+    """So many requests at once, ``rounds[way]`` times ``requests`` of them."""
+
+    concurrency: int
+    requests: int
+    first_token_seconds: Compared
+    answer_seconds: Compared
+    requests_per_second: Compared
+    output_tokens_per_second: Compared
+    parts: dict[str, dict[str, float]] | None
+    """``parts[way][part]``: seconds of a request, the mean's median over rounds; None: the server does not tell."""
+    rounds: dict[str, list[ServingRound]]
+
+
+class ServedClip(TypedDict):
+    """A recording; pairs are without and with pooling, answers None where they mean nothing."""
+
+    name: str
+    seconds: float
+    prompt: str
+    reference: str | None
+    unpooled: str | None
+    pooled: str | None
+    prompt_tokens: list[int]
+    kv_blocks: list[int]
+
+
+class ServingSummary(TypedDict):
+    command: str
+    config: Facts
+    provenance: Facts
+    notes: list[str]
+    word_errors: dict[str, dict[str, int]] | None
+    block_size: int
+    blocks: int | None
+    """Of the server's whole KV cache; None where it does not tell."""
+    clips: list[ServedClip]
+    timed: ServedClip | None
+    """A clip of those that were timed, where recordings are joined for that."""
+    results: list[ServingResult]

@@ -109,9 +109,8 @@ class Lslm(Subject):
         return extractor(audio.samples, sampling_rate=self.rate).input_features[0][:, :frames]
 
     def can_spell(self, text: str) -> bool:
-        """Whether the tokenizer knows every word: a model with a closed vocabulary cannot say the others."""
-        tokenizer = self.processor.tokenizer
-        return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+        """:func:`can_spell` with its tokenizer."""
+        return can_spell(self.processor.tokenizer, text)
 
     def texts(self, tokens: Tensor) -> list[str]:
         """``[B, new]`` ids of answers as texts."""
@@ -120,6 +119,11 @@ class Lslm(Subject):
     def answer(self, inputs: Mapping[str, Tensor]) -> str:
         """The greedy answer of a batch of one as text."""
         return self.texts(self.generate(inputs))[0]
+
+
+def can_spell(tokenizer: Any, text: str) -> bool:
+    """Whether the tokenizer knows every word: a model with a closed vocabulary cannot say the others."""
+    return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

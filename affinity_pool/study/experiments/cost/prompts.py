@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle, pairwise
+from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
 from ....models import PrefillStats, Site
@@ -122,14 +121,9 @@ def length_cases(
 
 
 def _joined(lslm: Lslm, recordings: Sequence[Request], pooling: Pooling, seconds: float) -> list[Prompt]:
-    pieces: list[np.ndarray] = []
-    missing = round(seconds * lslm.rate)
-    for recording in cycle(recordings):
-        pieces.append(recording.audio.samples[:missing])
-        missing -= len(pieces[-1])
-        if missing <= 0:
-            break
-    audio = replace(recordings[0].audio, samples=np.concatenate(pieces))
+    from ...data.audio import joined  # recordings need packages that made prompts do not
+
+    audio = joined([recording.audio for recording in recordings], seconds)
     return _requested(lslm, [Request(audio, recordings[0].prompt)], pooling)
 
 

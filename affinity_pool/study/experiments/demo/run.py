@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -134,8 +134,17 @@ def find_recordings(
     return wanted
 
 
+class Speller(Protocol):
+    """Whoever knows the words of a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    def can_spell(self, text: str) -> bool: ...
+
+
 def select_recordings(
-    lslm: Lslm, audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
+    lslm: Speller, audio: Sequence[Path], texts: Sequence[str], data: Path | None, task: str | None
 ) -> tuple[list[Utterance], list[str]]:
     """The recordings to run, see :func:`find_recordings`, and notes on those of a manifest left out.
 

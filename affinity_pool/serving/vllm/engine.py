@@ -1,0 +1,124 @@
+"""What is looked at when an engine starts: its settings, and what would go around the pooling.
+
+vLLM asks a class of each architecture to check the whole configuration, once, before anything is loaded. What is found
+there travels with the model's config to the process in which requests arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .settings import KEY, Settings, of_config
+
+ENGINE = "affinity_pool_engine"
+"""Attribute of the model's config that holds an :class:`Engine`."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What requests must know of the engine that they go to."""
+
+    settings: Settings
+    encoder_budget: int
+    """Rows that the audio encoder may make at once, before pooling."""
+    refusal: str | None
+    """Why no request may be pooled here."""
+
+
+def logger() -> Any:
+    """vLLM shows what loggers below its own say."""
+    from vllm.logger import init_logger
+
+    return init_logger(f"vllm.{__name__}")
+
+
+def take(architecture: str) -> None:
+    """Register the pooled class for an architecture, and the check of its configuration."""
+    import vllm
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    vllm.ModelRegistry.register_model(architecture, f"{__package__}.models:{architecture}-{vllm.__version__}")
+    checked = MODELS_CONFIG_MAP.get(architecture)
+    if not getattr(checked, "looks_for_pooling", False):
+        MODELS_CONFIG_MAP[architecture] = _check_of(checked)
+
+
+def _check_of(own: Any) -> Any:
+    """A class as vLLM asks for the check of a configuration, before that which the architecture has of its own."""
+    from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+    class Check(own or VerifyAndUpdateConfig):  # type: ignore[misc]
+        looks_for_pooling = True
+
+        @classmethod
+        def verify_and_update_config(cls, vllm_config: Any) -> None:
+            super().verify_and_update_config(vllm_config)
+            look_at(vllm_config)
+
+    return Check
+
+
+def look_at(vllm_config: Any) -> None:
+    """Note on the model's config what requests must know.
+
+    Raises:
+        ValueError: the settings make no sense, or something in this engine would go around the pooling they ask for.
+    """
+    config = vllm_config.model_config.hf_config
+    settings = of_config(config)
+    _check_processor_kwargs(vllm_config.model_config.multimodal_config.mm_processor_kwargs or {})
+    refusal = _around_the_seam(vllm_config)
+    if refusal and settings is not None:
+        raise ValueError(f"{KEY} is in the model's config, but {refusal}")
+    scheduler = vllm_config.scheduler_config
+    budget = min(
+        scheduler.max_num_encoder_input_tokens, scheduler.max_num_seqs * vllm_config.model_config.max_model_len
+    )
+    setattr(config, ENGINE, Engine(settings or Settings(), budget, refusal))
+    if settings is not None:
+        logger().info(
+            "audio tokens are pooled: %g of them are left, requests may ask for %g to %g",
+            settings.default,
+            settings.least,
+            settings.most,
+        )
+
+
+def _check_processor_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """vLLM hands those of an engine to the Hugging Face processor alone, past the plug-in."""
+    if KEY in kwargs or any(isinstance(scope, Mapping) and KEY in scope for scope in kwargs.values()):
+        raise ValueError(
+            f"{KEY} is in the engine's mm_processor_kwargs, where it would do nothing: a default for all requests "
+            f'belongs into the model\'s config, --hf-overrides \'{{"{KEY}": {{"keep": 0.8}}}}\''
+        )
+
+
+def _around_the_seam(vllm_config: Any) -> str | None:
+    """What in this configuration would serve unpooled rows for pooled placeholders, or was never tried."""
+    multimodal = vllm_config.model_config.multimodal_config
+    if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
+        return (
+            "LoRA on the audio tower (enable_tower_connector_lora) counts the encoder's rows by the pooled placeholders"
+        )
+    if vllm_config.compilation_config.cudagraph_mm_encoder:
+        return "CUDA graphs of the encoder (cudagraph_mm_encoder) go around the function that pools"
+    if vllm_config.ec_transfer_config is not None or multimodal.mm_encoder_only:
+        return "an encoder apart from the language model (ec_transfer_config, mm_encoder_only) was never tried"
+    return None
+
+
+def of(config: Any) -> Engine:
+    """What :func:`look_at` noted.
+
+    Raises:
+        RuntimeError: it never looked.
+    """
+    engine = getattr(config, ENGINE, None)
+    if engine is None:
+        raise RuntimeError(
+            f"vLLM did not ask affinity_pool about the configuration of this {type(config).__name__}: "
+            "set VLLM_PLUGINS to leave the plug-in out, and report it"
+        )
+    return engine
