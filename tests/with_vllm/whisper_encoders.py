@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from family import DECODER, TransformersFamily
+from family import DECODER, RATE, TransformersFamily
+from judge import Judge
 from small_tokenizer import character_tokenizer
 
 MEL_BINS = 80
@@ -85,6 +90,26 @@ def qwen3_asr() -> tuple[Any, Any]:
     return transformers.Qwen3ASRForConditionalGeneration(config), transformers.Qwen3ASRProcessor(frames, tokenizer)
 
 
+class Qwen3Asr(TransformersFamily):
+    """Up to 0.31, vLLM makes the mel frames in a way of its own: Whisper's, of clips filled up to whole frames."""
+
+    def judge(self, folder: Path) -> Judge:
+        judge, frames = super().judge(folder), whisper_frames()
+        (vllm,) = importlib.util.find_spec("vllm").submodule_search_locations
+        if not Path(vllm, "transformers_utils", "processors", "qwen3_asr.py").exists():
+            return judge
+
+        def encode(audio: np.ndarray) -> torch.Tensor:
+            whole = np.pad(audio, (0, -len(audio) % frames.hop_length))
+            inputs = frames([whole], sampling_rate=RATE, padding=True, truncation=False, return_tensors="pt")
+            mel = inputs["input_features"]
+            chunks = torch.nn.functional.pad(mel, (0, -mel.shape[-1] % 100))
+            mask = torch.arange(chunks.shape[-1])[None] < mel.shape[-1]
+            return judge.model.get_audio_features(chunks, mask.long()).pooler_output
+
+        return dataclasses.replace(judge, encode=encode)
+
+
 def glm_asr() -> tuple[Any, Any]:
     tokenizer = character_tokenizer("<|begin_of_audio|>", "<|end_of_audio|>")
     config = transformers.GlmAsrConfig(
@@ -121,12 +146,13 @@ FAMILIES = {
         clips=1,  # vLLM's limit
         seconds=(0.2, LONGEST),
     ),
-    "Qwen3-ASR": TransformersFamily(
+    "Qwen3-ASR": Qwen3Asr(
         architecture="Qwen3ASRForConditionalGeneration",
         build=qwen3_asr,
         names={r"^lm_head": "language_model.lm_head"},  # published ones share their embeddings and have none
         clip="<|audio_start|><|audio_pad|><|audio_end|>",
         placeholder="<|audio_pad|>",
+        seconds=(1.0, 30.0),  # a shorter one has other rows in vLLM alone than beside a longer one
     ),
     "GLM-ASR": TransformersFamily(
         architecture="GlmAsrForConditionalGeneration",
