@@ -54,10 +54,17 @@ def test_a_clip_is_pooled_to_its_promise(encoded, keep, dtype):
     assert pooled.untyped_storage().nbytes() == rows * 8 * dtype.itemsize  # what vLLM caches is no larger
 
 
-@pytest.mark.parametrize("made", [9, 11])
-def test_another_number_of_rows_than_the_formula_says_is_told(made):
-    with pytest.raises(RuntimeError, match=f"made {made} rows of a clip for which vLLM's formula says 10, of which 5"):
-        keep_promise(torch.ones(made, 4), Promise(5, 10))
+@pytest.mark.parametrize("made", [5, 9, 11])
+def test_a_promise_is_kept_where_the_encoder_makes_another_number_than_the_formula_says(made):
+    clip = torch.randn(made, 4, generator=torch.Generator().manual_seed(made))
+    assert torch.equal(keep_promise(clip, Promise(5, 10)), affinity_pool.pool_to(clip, 5).values)
+
+
+def test_a_promise_that_cannot_be_kept_is_told():
+    with pytest.raises(
+        RuntimeError, match="made 4 rows of a clip for which vLLM's formula says 10, and 5 are promised"
+    ):
+        keep_promise(torch.ones(4, 4), Promise(5, 10))
 
 
 @given(st.lists(st.integers(1, 900), max_size=60), st.integers(1, 2000))

@@ -92,6 +92,18 @@ def test_promise_and_rows_are_one_number(written, keep, share, architecture):
         assert torch.equal(rows, affinity_pool.pool_to(one, count).values)
 
 
+def test_another_number_of_rows_than_the_formula_says_is_told(stand_in):
+    answer = processor({"keep": 0.5}).apply(request(clip(10)), None)
+    embed("Qwen2AudioForConditionalGeneration", answer)
+    assert stand_in.logger.said == []
+    answer["kwargs"][0]["rows"] = vllm.Elem(clip(12), False)
+    (rows,) = embed("Qwen2AudioForConditionalGeneration", answer)
+    assert torch.equal(rows, affinity_pool.pool_to(clip(12), 5).values)
+    assert (
+        "made [12] rows of clips for which vLLM's formula says [Promise(rows=5, encoded=10)]" in stand_in.logger.said[0]
+    )
+
+
 def test_text_around_and_in_the_middle_of_a_clip_stays():
     answer = processor({"keep": 0.5}, "GlmAsrForConditionalGeneration").apply(request(clip(8)), None)
     assert answer["prompt"] == [TEXT, BEGIN, *[AUDIO] * 4, 5, END, TEXT]

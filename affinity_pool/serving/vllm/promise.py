@@ -17,7 +17,7 @@ class Promise(NamedTuple):
     rows: int
     """That go into the language model: as many as there are placeholders."""
     encoded: int
-    """That the encoder makes."""
+    """That the encoder makes, by the model's own formula."""
 
 
 class Cut(NamedTuple):
@@ -50,13 +50,15 @@ def cut(tokens: list[int], is_embed: Tensor | None, keep: float) -> Cut:
 def keep_promise(clip: Tensor, promise: Promise) -> Tensor:
     """Pool a clip's rows ``[encoded, D]`` to those promised, ``[rows, D]``.
 
+    Where the encoder has made another number than the formula says, vLLM itself cuts off what is too much, and ends at
+    what is missing. The promise is kept all the same, of all the rows that there are.
+
     Raises:
-        RuntimeError: the encoder made another number of rows than the model's own formula says, on which placeholders
-            rest. vLLM itself would cut them off, or end.
+        RuntimeError: there are fewer than were promised.
     """
-    if clip.shape[0] != promise.encoded:
+    if clip.shape[0] < promise.rows:
         raise RuntimeError(
             f"the encoder made {clip.shape[0]} rows of a clip for which vLLM's formula says {promise.encoded}, "
-            f"of which {promise.rows} are promised to the language model"
+            f"and {promise.rows} are promised to the language model"
         )
-    return clip if promise.rows == promise.encoded else pool_to(clip, promise.rows).values
+    return clip if clip.shape[0] == promise.rows else pool_to(clip, promise.rows).values

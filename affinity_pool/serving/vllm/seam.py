@@ -181,6 +181,8 @@ class PooledModel:
         if promises is None:
             return clips
         kept = [Promise(*promise) for promise in promises.tolist()]
+        if (made := [clip.shape[0] for clip in clips]) != [promise.encoded for promise in kept]:
+            engine.logger().warning("the encoder made %s rows of clips for which vLLM's formula says %s", made, kept)
         return tuple(keep_promise(clip, promise) for clip, promise in zip(clips, kept, strict=True))
 
 
