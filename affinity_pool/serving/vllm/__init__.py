@@ -6,7 +6,7 @@ share of them, by :func:`affinity_pool.pool_to`. The engine never compares the t
 rows that come; more are cut off in silence, fewer end it. Here both come from one number, which travels with the clip.
 
 - ``settings``: what may be written in a model's config and in a request; ``promise``: how many rows a clip is left;
-- ``seam``: the three classes of vLLM that are wrapped, for every model alike, and ``special`` for two that need more;
+- ``seam``: the two classes of vLLM that are wrapped, for every model alike, and ``special`` for two that need more;
   ``batches``: how much audio is encoded at once; ``engine``: what is looked at when an engine starts;
 - ``architectures``: which models; ``versions``: which releases; ``models``: the classes as vLLM asks for them.
 
