@@ -32,6 +32,8 @@ EXPERIMENTS = {
     "calibrate": "calibrate",
     "cost-bundled": "cost",
     "cost-mid": "cost",
+    "serving-bundled": "serving",
+    "serving-mid": "serving",
 }
 
 

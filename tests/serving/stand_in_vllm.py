@@ -191,6 +191,9 @@ class Registry:
     def register_model(self, name: str, model: str) -> None:
         self.registered[name] = model
 
+    def get_supported_archs(self) -> list[str]:
+        return [*self.registered, "WhisperForConditionalGeneration", "TransformersMultiModalForCausalLM"]
+
     def register_processor(self, processor: Any, *, info: Any, dummy_inputs: Any) -> Callable[[Any], Any]:
         def wrapper(model: Any) -> Any:
             model._processor_factory = SimpleNamespace(processor=processor, info=info, dummy_inputs=dummy_inputs)

@@ -38,7 +38,8 @@ def test_every_architecture_is_registered_and_again_changes_nothing(vllm):
     register()
     config_map = vllm.modules["vllm.model_executor.models.config"]["MODELS_CONFIG_MAP"]
     first = dict(config_map)
-    assert set(vllm.registry.registered) == set(ARCHITECTURES) == set(first)
+    assert set(vllm.registry.registered) == set(ARCHITECTURES)
+    assert set(first) == {*ARCHITECTURES, "WhisperForConditionalGeneration", "TransformersMultiModalForCausalLM"}
     assert vllm.registry.registered["UltravoxModel"] == "affinity_pool.serving.vllm.models:UltravoxModel-0.32.0"
     register()
     assert config_map == first
@@ -145,6 +146,16 @@ def test_an_engine_is_noted(vllm):
     one_at_a_time = engine_config(scheduler_config__max_num_seqs=1)
     engine.look_at(one_at_a_time)
     assert engine.of(one_at_a_time.model_config.hf_config).encoder_budget == 1024
+
+
+def test_a_model_that_is_not_pooled_does_not_start_with_the_key(vllm):
+    """Nor one that is, served by another implementation (--model-impl transformers)."""
+    register()
+    name = "TransformersMultiModalForCausalLM"
+    check = vllm.modules["vllm.model_executor.models.config"]["MODELS_CONFIG_MAP"][name]
+    check.verify_and_update_config(engine_config(None, model_config__architecture=name))
+    with pytest.raises(ValueError, match=f"vLLM serves it as {name}, which is not pooled: only Qwen2Audio"):
+        check.verify_and_update_config(engine_config({"keep": 0.5}, model_config__architecture=name))
 
 
 def test_settings_without_sense_stop_the_engine_before_it_loads(vllm):

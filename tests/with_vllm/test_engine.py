@@ -95,6 +95,7 @@ AROUND = [
     ({"compilation_config": {"cudagraph_mm_encoder": True}}, "CUDA graphs of the encoder"),
     ({"enable_lora": True, "enable_tower_connector_lora": True}, "LoRA on the audio tower"),
     ({"mm_encoder_only": True}, "an encoder apart from the language model"),
+    ({"model_impl": "transformers"}, "vLLM serves it as TransformersMultiModalForCausalLM, which is not pooled"),
 ]
 
 

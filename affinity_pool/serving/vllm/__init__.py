@@ -27,5 +27,4 @@ def register() -> None:
     if why := versions.unfit():
         engine.logger().warning("audio tokens are not pooled: %s", why)
         return
-    for name in ARCHITECTURES:
-        engine.take(name)
+    engine.take(ARCHITECTURES)

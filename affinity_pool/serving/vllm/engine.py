@@ -6,10 +6,11 @@ there travels with the model's config to the process in which requests arrive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .architectures import ARCHITECTURES
 from .settings import KEY, Settings, of_config
 
 ENGINE = "affinity_pool_engine"
@@ -34,18 +35,20 @@ def logger() -> Any:
     return init_logger(f"vllm.{__name__}")
 
 
-def take(architecture: str) -> None:
-    """Register the pooled class for an architecture, and the check of its configuration."""
+def take(architectures: Collection[str]) -> None:
+    """Register the pooled classes of these architectures, and for all that there are a check of the configuration."""
     import vllm
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    vllm.ModelRegistry.register_model(architecture, f"{__package__}.models:{architecture}-{vllm.__version__}")
-    checked = MODELS_CONFIG_MAP.get(architecture)
-    if not getattr(checked, "looks_for_pooling", False):
-        MODELS_CONFIG_MAP[architecture] = _check_of(checked)
+    for name in architectures:
+        vllm.ModelRegistry.register_model(name, f"{__package__}.models:{name}-{vllm.__version__}")
+    for name in vllm.ModelRegistry.get_supported_archs():
+        own = MODELS_CONFIG_MAP.get(name)
+        if not getattr(own, "looks_for_pooling", False):
+            MODELS_CONFIG_MAP[name] = _check(own, look_at if name in architectures else look_at_another)
 
 
-def _check_of(own: Any) -> Any:
+def _check(own: Any, look: Callable[[Any], None]) -> Any:
     """A class as vLLM asks for the check of a configuration, before that which the architecture has of its own."""
     from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
@@ -55,9 +58,23 @@ def _check_of(own: Any) -> Any:
         @classmethod
         def verify_and_update_config(cls, vllm_config: Any) -> None:
             super().verify_and_update_config(vllm_config)
-            look_at(vllm_config)
+            look(vllm_config)
 
     return Check
+
+
+def look_at_another(vllm_config: Any) -> None:
+    """Of an architecture that is not pooled.
+
+    Raises:
+        ValueError: its settings say that it is.
+    """
+    model = vllm_config.model_config
+    if getattr(model.hf_config, KEY, None) is not None:
+        raise ValueError(
+            f"{KEY} is in the model's config, but vLLM serves it as {model.architecture}, which is not pooled: only "
+            f"{', '.join(ARCHITECTURES)} are"
+        )
 
 
 def look_at(vllm_config: Any) -> None:

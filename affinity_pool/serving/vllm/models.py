@@ -1,4 +1,4 @@
-"""vLLM's model classes with pooling, under the names by which ``engine.take`` has registered them.
+"""vLLM's model classes with pooling, under the names by which ``engine.take`` registers them.
 
 Each is made when it is asked for: to import a model may touch the device. vLLM remembers what it learned of a class by
 the contents of this file and the class's name, so that carries vLLM's version: ``Qwen2Audio...-0.32.0``.
