@@ -24,6 +24,11 @@ PATIENCE = 1800.0
 """Seconds that a server may take to start: large weights are read slowly."""
 GRACE = 20.0
 """Seconds that it may take to end."""
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB; vLLM's own default on the CPU is nearly all memory, and it fails where less is free
+}
+"""Of the server, where the caller's does not say otherwise."""
 TAIL = 15
 """Lines of its log that an error shows."""
 
@@ -83,7 +88,7 @@ def running(command: Sequence[str], port: int, log: Path, patience: float = PATI
             stdout=printed,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
-            env={"VLLM_NO_USAGE_STATS": "1", **os.environ},
+            env={**ENVIRONMENT, **os.environ},
             start_new_session=True,
         )
         try:
