@@ -46,15 +46,18 @@ class Place(NamedTuple):
 
 class Elem(NamedTuple):
     data: torch.Tensor
-    shared: bool
+    shared: bool = False
+    keep_on_cpu: bool = False
 
 
 @dataclass
 class Field:
     shared: bool
+    keep_on_cpu: bool
 
     def build_elems(self, modality: str, key: str, data: torch.Tensor) -> list[Elem]:
-        return [Elem(data, True)] if self.shared else [Elem(row, False) for row in data]
+        rows = [data] if self.shared else list(data)
+        return [Elem(row, self.shared, self.keep_on_cpu) for row in rows]
 
 
 class MultiModalFieldConfig(NamedTuple):
@@ -62,12 +65,12 @@ class MultiModalFieldConfig(NamedTuple):
 
     @staticmethod
     def batched(modality: str, *, keep_on_cpu: bool = False) -> Any:
-        return MultiModalFieldConfig(Field(shared=False))
+        return MultiModalFieldConfig(Field(False, keep_on_cpu))
 
     @staticmethod
     def shared(modality: str, batch_size: int, *, keep_on_cpu: bool = False) -> Any:
         assert batch_size == 1
-        return MultiModalFieldConfig(Field(shared=True))
+        return MultiModalFieldConfig(Field(True, keep_on_cpu))
 
 
 @dataclass
@@ -83,9 +86,6 @@ class Result(NamedTuple):
     kwargs: dict[str, list[dict[str, Elem] | None]]
     hashes: dict[str, list[str]]
     prompt_updates: dict[str, list[list[Update]]]
-
-    def names(self) -> list[str]:
-        return self.hashes["audio"]
 
 
 class Cache(dict):  # type: ignore[type-arg]
@@ -103,6 +103,13 @@ class DictEmbeddingItems(dict):  # type: ignore[type-arg]
     pass
 
 
+def _hashes(modality: str, items: Any, request: dict[str, Any]) -> list[str]:
+    """Keyword arguments that belong to another modality alone are no part of it."""
+    other = {"audio": "images_kwargs", "image": "audio_kwargs"}[modality]
+    factors = sorted((name, repr(value)) for name, value in request.items() if name != other)
+    return [repr((modality, getattr(item, "tolist", lambda item=item: item)(), factors)) for item in items]
+
+
 class BaseMultiModalProcessor:
     """Puts placeholders for the one that a prompt has for each clip."""
 
@@ -112,7 +119,7 @@ class BaseMultiModalProcessor:
         """The keyword arguments that the Hugging Face processor and the model's own methods were given."""
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Any, mm_options: Any) -> ProcessorInputs:
-        return ProcessorInputs([AUDIO], {"audio": [torch.ones(20, 4)]})
+        return ProcessorInputs([AUDIO], {"audio": [torch.ones(20, 4)]}, {"rate": 16})
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Any) -> Any:
         self.seen.append(dict(hf_kwargs))
@@ -131,22 +138,27 @@ class BaseMultiModalProcessor:
 
     def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> dict[str, Any]:
         clips, request = inputs.mm_data_items.get("audio", []), inputs.hf_processor_mm_kwargs
-        hashes = [repr((clip.tolist(), sorted(request.items()))) for clip in clips]
+        hashes = {modality: _hashes(modality, items, request) for modality, items in inputs.mm_data_items.items()}
         cache = Cache() if inputs.cache is None else inputs.cache
-        missing = [(name, clip) for name, clip in zip(hashes, clips, strict=True) if name not in cache]
+        fresh = {name for names in hashes.values() for name in names if name not in cache}
+        names = hashes.get("audio", [])
+        missing = [(name, clip) for name, clip in zip(names, clips, strict=True) if name in fresh]
         items = {"audio": [clip for _, clip in missing]}
         self._get_mm_fields_config(self._apply_hf_processor_main(items, request), request)
-        out = {"audio": [{"rows": Elem(clip, False)} for clip in items["audio"]]} if missing else {}
+        out = {"audio": [{"rows": Elem(clip)} for clip in items["audio"]]} if missing else {}
         updates = self._get_mm_prompt_updates(items, request, out)
         for (name, _), item, update in zip(missing, out.get("audio", []), updates["audio"], strict=True):
             cache[name] = item, update
-        found = [cache[name] for name in hashes]
-        fresh = {name for name, _ in missing}
-        kwargs = [item if name in fresh else None for name, (item, _) in zip(hashes, found, strict=True)]
-        placed = [[replace(one, item_idx=i) for one in update] for i, (_, update) in enumerate(found)]
-        result = Result(inputs.prompt, {"audio": kwargs}, {"audio": hashes}, {"audio": placed})
+        for name in hashes.get("image", []):
+            cache.setdefault(name, ({}, None))
+        kwargs = {
+            modality: [cache[name][0] if name in fresh else None for name in names]
+            for modality, names in hashes.items()
+        }
+        placed = [[replace(one, item_idx=i) for one in cache[name][1]] for i, name in enumerate(names)]
+        result = Result(inputs.prompt, kwargs, hashes, {"audio": placed})
         prompt, places = self._maybe_apply_prompt_updates(inputs.mm_data_items, result)
-        return {"prompt": prompt, "kwargs": kwargs, "hashes": hashes, "places": places["audio"]}
+        return {"prompt": prompt, "kwargs": kwargs.get("audio", []), "hashes": hashes, "places": places["audio"]}
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Result) -> Any:
         prompt: list[int] = []
@@ -246,7 +258,7 @@ def installed(version: str = "0.32.0") -> Iterator[SimpleNamespace]:
         "vllm.logger": {"init_logger": lambda name: logger},
         "vllm.multimodal": {"MULTIMODAL_REGISTRY": registry},
         "vllm.multimodal.cache": {"BaseMultiModalProcessorCache": Cache},
-        "vllm.multimodal.inputs": {"MultiModalFieldConfig": MultiModalFieldConfig},
+        "vllm.multimodal.inputs": {"MultiModalFieldConfig": MultiModalFieldConfig, "PlaceholderRange": Place},
         "vllm.multimodal.parse": {"EmbeddingItems": EmbeddingItems, "DictEmbeddingItems": DictEmbeddingItems},
         "vllm.multimodal.processing": {
             "PromptUpdateDetails": PromptUpdateDetails,
@@ -260,6 +272,9 @@ def installed(version: str = "0.32.0") -> Iterator[SimpleNamespace]:
         },
         "vllm.model_executor.models.qwen2_audio": {
             "Qwen2AudioForConditionalGeneration": with_processor(BaseMultiModalProcessor)
+        },
+        "vllm.model_executor.models.qwen2_5_omni_thinker": {
+            "Qwen2_5OmniThinkerForConditionalGeneration": with_processor(BaseMultiModalProcessor)
         },
         "vllm.model_executor.models.voxtral": {"VoxtralForConditionalGeneration": with_processor(ExpandedProcessor)},
         "vllm.model_executor.models.glmasr": {"GlmAsrForConditionalGeneration": with_processor(SurroundedProcessor)},

@@ -46,7 +46,7 @@ def test_every_architecture_is_registered_and_again_changes_nothing(vllm):
     assert vllm.logger.said == []
 
 
-@pytest.mark.parametrize("version", ["0.30.1", "0.33.0", "0.310.0", "1.0.0", "dev"])
+@pytest.mark.parametrize("version", ["0.30.1", "0.33.0", "0.310.0", "1.0.0", "dev", "0.32.1.dev3+g1", "0.32.0rc1"])
 def test_another_release_keeps_its_own_classes_and_is_told_why(version):
     with stand_in_vllm.installed(version) as vllm:
         register()
@@ -55,7 +55,7 @@ def test_another_release_keeps_its_own_classes_and_is_told_why(version):
     assert said.startswith(f"warning: audio tokens are not pooled: this is vLLM {version}, affinity_pool was run with ")
 
 
-@pytest.mark.parametrize("version", ["0.31.0", "0.32.0", "0.32.4+cpu", "0.32.0rc1"])
+@pytest.mark.parametrize("version", ["0.31.0", "0.32.0", "0.32.4+cpu"])
 def test_the_releases_that_were_run(version):
     with stand_in_vllm.installed(version) as vllm:
         register()
@@ -73,6 +73,24 @@ def test_a_seam_that_has_moved_keeps_its_own_classes_and_is_told_why(vllm, monke
     moved, gone = vllm.logger.said
     assert "apply of vLLM 0.32.0 takes (self, inputs, timing_ctx, more), affinity_pool was made for (self, in" in moved
     assert "_get_mm_fields_config of vLLM 0.32.0 takes nothing: it is not there" in gone
+
+
+@pytest.mark.parametrize("entry", versions.SEAM, ids=lambda entry: ".".join(entry[1:]))
+def test_every_method_of_the_seam_is_looked_for(vllm, monkeypatch, entry):
+    module, owner, name = entry
+    assert versions.unfit() is None
+    monkeypatch.delattr(vllm.modules[module][owner], name)
+    assert f"{owner}.{name} of vLLM 0.32.0 takes nothing" in versions.unfit()
+
+
+def test_models_that_need_more_than_the_seam_have_it(vllm):
+    from affinity_pool.serving.vllm import models, special
+
+    omni, voxtral = (
+        getattr(models, f"{name}-0.32.0") for name in ("Qwen2_5OmniModel", "VoxtralForConditionalGeneration")
+    )
+    assert issubclass(omni, special.OmniModel)
+    assert issubclass(voxtral._processor_factory.processor, special.ExpandedPromptProcessor)
 
 
 def test_a_name_that_is_no_architecture_is_none(vllm):
@@ -121,7 +139,9 @@ def test_what_goes_around_the_seam_is_refused_when_the_engine_starts(vllm, name)
         engine.look_at(engine_config({"keep": 0.5}, **{name: value}))
     silent = engine_config(None, **{name: value})
     engine.look_at(silent)  # nobody has asked yet
-    assert words in str(engine.of(silent.model_config.hf_config).refusal)
+    assert words in str(engine.of(silent.model_config).refusal)
+    with pytest.raises(ValueError, match="affinity_pool is in the model's config, but "):
+        engine.look_at(engine_config({"keep": {"min": 0.4}}, **{name: value}))
 
 
 @pytest.mark.parametrize("written", [None, {"keep": 0.5}], ids=["alone", "beside the config"])
@@ -140,12 +160,13 @@ def test_an_engine_is_noted(vllm):
         {"keep": {"min": 0.4, "default": 0.8}}, lora_config=SimpleNamespace(enable_tower_connector_lora=False)
     )
     engine.look_at(plain)
-    noted = engine.of(plain.model_config.hf_config)
+    noted = engine.of(plain.model_config)
+    assert vars(plain.model_config.hf_config) == {"affinity_pool": {"keep": {"min": 0.4, "default": 0.8}}}  # JSON still
     assert (noted.settings.default, noted.settings.least, noted.encoder_budget, noted.refusal) == (0.8, 0.4, 2048, None)
     assert vllm.logger.said == ["info: audio tokens are pooled: 0.8 of them are left, requests may ask for 0.4 to 1"]
     one_at_a_time = engine_config(scheduler_config__max_num_seqs=1)
     engine.look_at(one_at_a_time)
-    assert engine.of(one_at_a_time.model_config.hf_config).encoder_budget == 1024
+    assert engine.of(one_at_a_time.model_config).encoder_budget == 1024
 
 
 def test_a_model_that_is_not_pooled_does_not_start_with_the_key(vllm):
@@ -181,13 +202,13 @@ def test_a_check_that_the_architecture_has_of_its_own_is_made_too(vllm):
     assert made == [config]
     from affinity_pool.serving.vllm import engine
 
-    assert engine.of(config.model_config.hf_config).settings.default == 0.5
+    assert engine.of(config.model_config).settings.default == 0.5
 
 
 def test_an_engine_that_was_never_looked_at_is_told(vllm):
     from affinity_pool.serving.vllm import engine
 
-    with pytest.raises(RuntimeError, match="vLLM did not ask affinity_pool about the configuration of this Simple"):
+    with pytest.raises(RuntimeError, match="vLLM did not ask affinity_pool about the configuration of this engine"):
         engine.of(SimpleNamespace())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -36,9 +37,10 @@ def info_of(written: Any, refusal: str | None = None, budget: int = 1000) -> Any
     from affinity_pool.serving.vllm.engine import ENGINE, Engine
     from affinity_pool.serving.vllm.settings import Settings, of_config
 
-    config = SimpleNamespace(affinity_pool=written)
-    setattr(config, ENGINE, Engine(of_config(config) or Settings(), budget, refusal))
-    return SimpleNamespace(ctx=SimpleNamespace(model_config=SimpleNamespace(hf_config=config)))
+    settings = of_config(SimpleNamespace(affinity_pool=written)) or Settings()
+    return SimpleNamespace(
+        ctx=SimpleNamespace(model_config=SimpleNamespace(**{ENGINE: Engine(settings, budget, refusal)}))
+    )
 
 
 def processor(written: Any = None, architecture: str = "Qwen2AudioForConditionalGeneration", **engine: Any) -> Any:
@@ -118,11 +120,21 @@ def test_the_models_own_methods_never_see_the_key():
 
 def test_a_clips_hash_holds_the_share_and_nothing_else():
     def hashes(written: Any, keep: float | None) -> list[str]:
-        return processor(written).apply(request(clip(10), keep=keep), None)["hashes"]
+        return processor(written).apply(request(clip(10), keep=keep), None)["hashes"]["audio"]
 
     assert hashes({"keep": 0.5}, None) == hashes(None, 0.5) == hashes({"keep": 0.7}, 0.5)
-    assert hashes(None, None) == hashes({"keep": 0.5}, 1.0) == stock().apply(request(clip(10)), None)["hashes"]
+    assert hashes(None, None) == hashes({"keep": 0.5}, 1.0) == stock().apply(request(clip(10)), None)["hashes"]["audio"]
     assert len({*hashes(None, 0.5), *hashes(None, 0.51), *hashes(None, None)}) == 3
+
+
+def test_an_image_beside_a_clip_is_the_same_whatever_is_left_of_the_clip():
+    def image(keep: float | None) -> list[str]:
+        asked = ProcessorInputs(
+            [AUDIO], {"audio": [clip(10)], "image": ["a"]}, request(keep=keep).hf_processor_mm_kwargs
+        )
+        return processor({"keep": 0.5}).apply(asked, None)["hashes"]["image"]
+
+    assert image(None) == image(0.3) == image(1.0)
 
 
 def test_a_clip_from_vllms_cache_keeps_its_promise():
@@ -140,6 +152,7 @@ def test_a_clip_from_vllms_cache_keeps_its_promise():
 def test_memory_is_measured_with_clips_as_the_encoder_makes_them():
     made = processor({"keep": {"max": 0.5}})
     dummy = made.get_dummy_inputs(100, {"audio": 1}, None)
+    assert dummy.hf_processor_mm_kwargs["rate"] == 16  # the model's own
     answer = made.apply(dummy, None)
     assert answer["places"][0].get_num_embeds() == 20
     assert set(answer["kwargs"][0]) == {"rows"}
@@ -150,15 +163,23 @@ def test_clips_beyond_what_was_measured_are_not_encoded_at_once():
     answers = [made.apply(request(clip(10, seed)), None) for seed in range(6)]
     numbers = [int(answer["kwargs"][0]["affinity_pool_batch"].data) for answer in answers]
     assert [numbers.count(number) for number in dict.fromkeys(numbers)] == [2, 2, 2]
-    assert all(answer["kwargs"][0]["affinity_pool_batch"].shared for answer in answers)  # else vLLM would batch them
+    for answer in answers:
+        promise, batch = (answer["kwargs"][0][f"affinity_pool_{name}"] for name in ("promise", "batch"))
+        assert batch.shared  # else vLLM would batch them
+        assert promise.keep_on_cpu  # else reading them would wait for the device
+        assert batch.keep_on_cpu
 
 
 def test_embeddings_are_taken_as_they_are():
     rows = vllm.EmbeddingItems([clip(10)])
     made = processor({"keep": 0.5})
     assert made.apply(ProcessorInputs([AUDIO], {"audio": rows}), None)["places"][0].get_num_embeds() == 10
-    with pytest.raises(ValueError, match=r"audio given as embeddings is taken as it is, so keep=0\.3 cannot be had"):
-        made.apply(ProcessorInputs([AUDIO], {"audio": rows}, {"affinity_pool": {"keep": 0.3}}), None)
+    assert made.apply(ProcessorInputs([AUDIO], {"audio": rows}, {"affinity_pool": None}), None)["places"]
+    for given in (rows, vllm.DictEmbeddingItems({"audio_embeds": rows})):
+        with pytest.raises(
+            ValueError, match=r"audio given as embeddings is taken as it is, so keep=0\.3 cannot be had"
+        ):
+            made.apply(ProcessorInputs([AUDIO], {"audio": given}, {"affinity_pool": {"keep": 0.3}}), None)
 
 
 def test_an_engine_that_cannot_pool_serves_unpooled_and_refuses_who_asks():
@@ -192,10 +213,12 @@ def test_a_prompt_that_arrives_expanded_is_cut_at_each_clip():
     assert whole["prompt"] == expanded(*clips)
 
 
-def test_an_expanded_prompt_that_does_not_fit_its_clips_is_refused():
+@pytest.mark.parametrize(("written", "heard"), [([9], [10]), ([9, 8], [8, 9]), ([9], [9, 9]), ([9, 9], [9])])
+def test_an_expanded_prompt_that_does_not_fit_its_clips_is_refused(written, heard):
     made = processor({"keep": 0.5}, "VoxtralForConditionalGeneration")
-    with pytest.raises(ValueError, match=r"runs of \[9\] audio placeholders for clips of \[10\]"):
-        made.apply(ProcessorInputs(expanded(clip(9)), {"audio": [clip(10)]}), None)
+    prompt = expanded(*map(clip, written))
+    with pytest.raises(ValueError, match=re.escape(f"runs of {written} audio placeholders for clips of {heard}")):
+        made.apply(ProcessorInputs(prompt, {"audio": list(map(clip, heard))}), None)
 
 
 def test_a_clip_whose_prompt_was_refused_is_sent_with_the_next_request():
@@ -203,9 +226,12 @@ def test_a_clip_whose_prompt_was_refused_is_sent_with_the_next_request():
     first, second = clip(10), clip(7)
     made.apply(ProcessorInputs(expanded(first), {"audio": [first]}, {}, cache), None)
     with pytest.raises(ValueError, match="audio placeholders for clips of"):
-        made.apply(ProcessorInputs(expanded(first, clip(6)), {"audio": [first, second]}, {}, cache), None)
+        made.apply(
+            ProcessorInputs(expanded(first, clip(6)), {"audio": [first, second], "image": ["a"]}, {}, cache), None
+        )
     answer = made.apply(ProcessorInputs(expanded(first, second), {"audio": [first, second]}, {}, cache), None)
     assert [features is None for features in answer["kwargs"]] == [True, False]
+    assert not any("image" in name for name in cache)
 
 
 def test_a_model_that_expands_prompts_unknown_to_us_is_never_half_cut(stand_in):
@@ -214,8 +240,16 @@ def test_a_model_that_expands_prompts_unknown_to_us_is_never_half_cut(stand_in):
 
     unknown = seam.pooled(vllm.with_processor(vllm.ExpandedProcessor), seam.PooledProcessor, seam.PooledModel)
     made = unknown._processor_factory.processor(info_of({"keep": 0.5}))
-    with pytest.raises(ValueError, match=r"has 10 audio placeholders, \[5\] of the clips, where \[5\] are promised"):
+    with pytest.raises(ValueError, match="has 10 audio placeholders and its clips take 5: its text must not hold"):
         made.apply(ProcessorInputs(expanded(clip(10)), {"audio": [clip(10)]}), None)
+
+
+def test_placeholders_in_a_prompts_own_text_are_refused_where_clips_are_pooled():
+    made, asked = processor({"keep": 0.5}), ProcessorInputs([AUDIO, TEXT, AUDIO], {"audio": [clip(10)]})
+    with pytest.raises(ValueError, match="has 6 audio placeholders and its clips take 5: its text must not hold"):
+        made.apply(asked, None)
+    asked.hf_processor_mm_kwargs = {"affinity_pool": {"keep": 1}}
+    assert made.apply(asked, None)["prompt"] == stock().apply(asked, None)["prompt"]
 
 
 def test_a_clip_in_pieces_is_never_half_cut():
@@ -224,13 +258,31 @@ def test_a_clip_in_pieces_is_never_half_cut():
 
     class InPieces(vllm.BaseMultiModalProcessor):
         def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-            pieces = [AUDIO] * 5 + [TEXT] + [AUDIO] * 5
-            mask = torch.tensor(pieces) == AUDIO
-            return pieces, {"audio": [vllm.Place(0, 11, mask)]}
+            pieces = [AUDIO] * 3 + [TEXT] + [AUDIO] * 2
+            mask = torch.tensor(pieces[:5]) == AUDIO
+            return pieces, {"audio": [vllm.Place(0, 5, mask)]}
 
     made = seam.pooled(vllm.with_processor(InPieces), seam.PooledProcessor, seam.PooledModel)
     with pytest.raises(ValueError, match=r"use_audio_in_video"):
         made._processor_factory.processor(info_of({"keep": 0.5})).apply(request(clip(10)), None)
+
+
+def test_a_clip_that_would_take_another_number_in_another_place_is_refused():
+    from affinity_pool.serving.vllm import seam
+
+    class Undecided(vllm.BaseMultiModalProcessor):
+        def _get_mm_prompt_updates(self, *arguments: Any) -> Any:
+            return {"audio": [[vllm.Update(self._content(rows), 0) for rows in (10, 12)]]}
+
+    made = seam.pooled(vllm.with_processor(Undecided), seam.PooledProcessor, seam.PooledModel)
+    with pytest.raises(ValueError, match="a clip may take another number of tokens in another place"):
+        made._processor_factory.processor(info_of({"keep": 0.5})).apply(request(clip(10)), None)
+
+
+def test_what_else_vllm_registers_with_a_model_stays():
+    factory = model_of("Qwen2AudioForConditionalGeneration")._processor_factory
+    assert (factory.info, factory.dummy_inputs) == ("info", "dummies")
+    assert model_of("Qwen2AudioForConditionalGeneration") is model_of("Qwen2AudioForConditionalGeneration")
 
 
 def test_positions_by_the_length_of_features_follow_the_placeholders():
@@ -245,8 +297,9 @@ def test_positions_by_the_length_of_features_follow_the_placeholders():
     features = [
         SimpleNamespace(modality="audio", mm_position=SimpleNamespace(offset=3, length=5)),
         SimpleNamespace(modality="image", mm_position=SimpleNamespace(offset=30, length=50)),
+        SimpleNamespace(modality="video", mm_position=SimpleNamespace(offset=3, length=60)),  # holds the clip
     ]
-    audio, image = made.iter_mm_features(features)
+    audio, image, _ = made.iter_mm_features(features)
     assert audio == (3, "audio", {"audio_feature_length": 20, "grid": 3})
     assert ((20 - 1) // 2 + 1 - 2) // 2 + 1 == 5  # vLLM's formula
     assert image == (30, "image", {"audio_feature_length": 1000, "grid": 3})

@@ -6,9 +6,10 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from affinity_pool.serving.vllm.settings import KEY, Settings, of_config, without_key
+from affinity_pool.serving.vllm.settings import KEY, Settings, of_config, settled, share, without_share
 
 
 def config(**attributes: Any) -> SimpleNamespace:
@@ -80,6 +81,7 @@ def test_a_request_chooses_and_a_silent_one_gets_the_default():
         ({KEY: 0.5}, 'expected {"keep": share} in a request\'s mm_processor_kwargs, got 0.5'),
         ({KEY: {"keep": 0.5, "window": 3}}, "expected"),
         ({"audio_kwargs": {KEY: {"keep": 0.5}}}, "it was found in audio_kwargs"),
+        ({"audio_kwargs": 3}, "audio_kwargs of mm_processor_kwargs must be a mapping, got 3"),
     ],
 )
 def test_a_request_that_cannot_be_is_refused_in_words(request_, words):
@@ -87,5 +89,27 @@ def test_a_request_that_cannot_be_is_refused_in_words(request_, words):
         Settings(0.8, 0.4, 0.9).of_request(request_)
 
 
-def test_the_models_own_processor_does_not_see_the_key():
-    assert without_key({KEY: {"keep": 0.5}, "sampling_rate": 16000}) == {"sampling_rate": 16000}
+def test_numbers_of_numpy_are_numbers():
+    for kind in (np.float32, np.float64):
+        keep = Settings().of_request({KEY: {"keep": kind(0.5)}})
+        assert type(keep) is float
+        assert keep == 0.5
+
+
+def test_what_is_refused_is_not_repeated_at_length():
+    for wrong in (10**400, "x" * 10_000, list(range(10_000))):
+        with pytest.raises(ValueError, match="got ") as error:
+            Settings().of_request({KEY: {"keep": wrong}})
+        assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("request_", [{}, {"rate": 16}, {"audio_kwargs": {"pad": 1}, "rate": 16}], ids=str)
+def test_the_share_lies_where_vllm_hashes_it_for_audio_alone(request_):
+    asked = {**request_, KEY: {"keep": 0.9}}
+    kwargs = settled(asked, 0.5)
+    assert share(kwargs) == 0.5
+    assert KEY not in kwargs
+    assert without_share(kwargs) == without_share(asked) == request_
+    assert list(settled(asked, 1.0).items()) == list(request_.items())
+    assert share(settled(asked, 1.0)) is None
+    assert "affinity_pool" not in str(request_)  # nor was the caller's own changed

@@ -14,7 +14,7 @@ from .architectures import ARCHITECTURES
 from .settings import KEY, Settings, of_config
 
 ENGINE = "affinity_pool_engine"
-"""Attribute of the model's config that holds an :class:`Engine`."""
+"""Attribute of vLLM's ``ModelConfig`` that holds an :class:`Engine`."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +78,20 @@ def look_at_another(vllm_config: Any) -> None:
 
 
 def look_at(vllm_config: Any) -> None:
-    """Note on the model's config what requests must know.
+    """Note on vLLM's ``ModelConfig`` what requests must know.
 
     Raises:
         ValueError: the settings make no sense, or something in this engine would go around the pooling they ask for.
     """
-    config = vllm_config.model_config.hf_config
-    settings = of_config(config)
-    _check_processor_kwargs(vllm_config.model_config.multimodal_config.mm_processor_kwargs or {})
+    model = vllm_config.model_config
+    settings = of_config(model.hf_config)
+    _check_processor_kwargs(model.multimodal_config.mm_processor_kwargs or {})
     refusal = _around_the_seam(vllm_config)
     if refusal and settings is not None:
         raise ValueError(f"{KEY} is in the model's config, but {refusal}")
     scheduler = vllm_config.scheduler_config
-    budget = min(
-        scheduler.max_num_encoder_input_tokens, scheduler.max_num_seqs * vllm_config.model_config.max_model_len
-    )
-    setattr(config, ENGINE, Engine(settings or Settings(), budget, refusal))
+    budget = min(scheduler.max_num_encoder_input_tokens, scheduler.max_num_seqs * model.max_model_len)
+    setattr(model, ENGINE, Engine(settings or Settings(), budget, refusal))
     if settings is not None:
         logger().info(
             "audio tokens are pooled: %g of them are left, requests may ask for %g to %g",
@@ -126,16 +124,16 @@ def _around_the_seam(vllm_config: Any) -> str | None:
     return None
 
 
-def of(config: Any) -> Engine:
+def of(model_config: Any) -> Engine:
     """What :func:`look_at` noted.
 
     Raises:
         RuntimeError: it never looked.
     """
-    engine = getattr(config, ENGINE, None)
+    engine = getattr(model_config, ENGINE, None)
     if engine is None:
         raise RuntimeError(
-            f"vLLM did not ask affinity_pool about the configuration of this {type(config).__name__}: "
-            "set VLLM_PLUGINS to leave the plug-in out, and report it"
+            "vLLM did not ask affinity_pool about the configuration of this engine: set VLLM_PLUGINS to leave the "
+            "plug-in out, and report it"
         )
     return engine

@@ -22,7 +22,7 @@ from ...backends import serving
 from . import engine
 from .batches import EncoderBatches
 from .promise import Promise, cut, keep_promise
-from .settings import KEY, without_key
+from .settings import KEY, settled, share, without_share
 
 AUDIO = "audio"
 PROMISE = "affinity_pool_promise"
@@ -41,7 +41,7 @@ class PooledProcessor:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._engine = engine.of(self.info.ctx.model_config.hf_config)
+        self._engine = engine.of(self.info.ctx.model_config)
         self._batches = EncoderBatches(self._engine.encoder_budget)
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Any, mm_options: Any) -> Any:
@@ -49,12 +49,10 @@ class PooledProcessor:
         return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, KEY: UNPOOLED})
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """From here on the key holds the share that is used, and is not there if all is kept: vLLM hashes it."""
         request = inputs.hf_processor_mm_kwargs
-        keep = self._share(request, inputs.mm_data_items.get(AUDIO))
-        settled = {**without_key(request), **({KEY: {"keep": keep}} if keep < 1 else {})}
+        kwargs = settled(request, self._share(request, inputs.mm_data_items.get(AUDIO)))
         try:
-            return super().apply(replace(inputs, hf_processor_mm_kwargs=settled), timing_ctx)  # type: ignore[misc]
+            return super().apply(replace(inputs, hf_processor_mm_kwargs=kwargs), timing_ctx)  # type: ignore[misc]
         except UnfitPromptError as error:
             for name in error.processed if inputs.cache is not None else ():
                 inputs.cache.invalidate(name)  # vLLM took it for sent, and would send the next request without it
@@ -75,20 +73,19 @@ class PooledProcessor:
         return keep
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        return super()._apply_hf_processor_main(mm_items, without_key(hf_kwargs))  # type: ignore[misc]
+        return super()._apply_hf_processor_main(mm_items, without_share(hf_kwargs))  # type: ignore[misc]
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
-        return super()._get_mm_fields_config(hf_inputs, without_key(hf_processor_mm_kwargs))  # type: ignore[misc]
+        return super()._get_mm_fields_config(hf_inputs, without_share(hf_processor_mm_kwargs))  # type: ignore[misc]
 
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Any:
         """What replaces a clip's place in the prompt, with as few placeholders as are promised."""
-        request = without_key(hf_processor_mm_kwargs)
+        request, keep = without_share(hf_processor_mm_kwargs), share(hf_processor_mm_kwargs)
         updates = super()._get_mm_prompt_updates(mm_items, request, out_mm_kwargs)  # type: ignore[misc]
-        if KEY not in hf_processor_mm_kwargs or not updates.get(AUDIO):  # none: all clips come from vLLM's cache
+        if keep is None or not updates.get(AUDIO):  # none: all clips come from vLLM's cache
             return updates
-        keep = hf_processor_mm_kwargs[KEY]["keep"]
         clips = zip(out_mm_kwargs[AUDIO], updates[AUDIO], strict=True)
         return {**updates, AUDIO: [self._promise(clip, alternatives, keep) for clip, alternatives in clips]}
 
@@ -112,12 +109,17 @@ class PooledProcessor:
             promised = [content.promise.rows for content in contents]
             found = [place.to_range().get_num_embeds() for place in placeholders.get(AUDIO, ())]
             in_all = sum(map(prompt.count, {token for content in contents for token in content.placeholders()}))
-            if found != promised or in_all != sum(promised):
+            if found != promised:
                 raise UnfitPromptError(
                     mm_res,
-                    f"the prompt has {in_all} audio placeholders, {found} of the clips, where {promised} are promised: "
-                    "audio that is not in one piece (use_audio_in_video) cannot be pooled, nor can placeholders be "
-                    "written out",
+                    f"the prompt has {found} placeholders of clips that are promised {promised}: audio that is not in "
+                    "one piece (use_audio_in_video) cannot be pooled, ask for keep=1",
+                )
+            if in_all != sum(promised):
+                raise UnfitPromptError(
+                    mm_res,
+                    f"the prompt has {in_all} audio placeholders and its clips take {sum(promised)}: its text must not "
+                    "hold placeholders of its own where clips are pooled, take them out or ask for keep=1",
                 )
         return prompt, placeholders
 
@@ -127,9 +129,13 @@ class UnfitPromptError(ValueError):
 
     def __init__(self, mm_res: Any, words: str) -> None:
         super().__init__(f"{KEY}: {words}")
-        clips = zip(mm_res.hashes[AUDIO], mm_res.kwargs[AUDIO], strict=True)
-        self.processed = [name for name, features in clips if features is not None]
-        """Hashes of clips whose features were made for this request."""
+        self.processed = [
+            name
+            for modality, names in mm_res.hashes.items()
+            for name, features in zip(names, mm_res.kwargs[modality], strict=True)
+            if features is not None
+        ]
+        """Hashes of clips, images and videos whose features were made for this request."""
 
 
 def cut_contents(mm_res: Any) -> list[Kept]:

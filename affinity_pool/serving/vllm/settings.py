@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
+from reprlib import repr as short
 from typing import Any
 
 KEY = "affinity_pool"
 """Of a model's config (``config.json`` or ``--hf-overrides``), and of a request's ``mm_processor_kwargs``."""
+
+SCOPE = "audio_kwargs"
+"""What vLLM makes part of the hash of audio alone: images beside it are the same whatever is left of the audio."""
 
 BOUNDS = ("min", "default", "max")
 
@@ -30,6 +35,8 @@ class Settings:
         for scope, value in request.items():
             if scope != KEY and isinstance(value, Mapping) and KEY in value:
                 raise ValueError(f"{KEY} belongs into mm_processor_kwargs itself, it was found in {scope}")
+        if not isinstance(request.get(SCOPE, {}), Mapping):
+            raise ValueError(f"{SCOPE} of mm_processor_kwargs must be a mapping, got {short(request[SCOPE])}")
         if request.get(KEY) is None:
             return self.default
         keep = _share(_keep(request[KEY], "a request's mm_processor_kwargs"), "keep")
@@ -56,7 +63,7 @@ def of_config(config: Any) -> Settings | None:
     if not isinstance(keep, Mapping):
         return Settings(_share(keep, "keep"))
     if not keep or not set(keep) <= set(BOUNDS):
-        raise ValueError(f"{KEY}: keep has bounds, of {', '.join(BOUNDS)}, got {dict(keep)!r}")
+        raise ValueError(f"{KEY}: keep has bounds, of {', '.join(BOUNDS)}, got {short(dict(keep))}")
     most = _share(keep.get("max", 1.0), "keep's max")
     least = _share(keep["min"], "keep's min") if "min" in keep else 0.0
     default = _share(keep.get("default", most), "keep's default")
@@ -67,17 +74,39 @@ def of_config(config: Any) -> Settings | None:
 
 def _keep(written: Any, where: str) -> Any:
     if not isinstance(written, Mapping) or set(written) != {"keep"}:
-        raise ValueError(f'{KEY}: expected {{"keep": share}} in {where}, got {written!r}')
+        raise ValueError(f'{KEY}: expected {{"keep": share}} in {where}, got {short(written)}')
     return written["keep"]
 
 
 def _share(keep: Any, name: str) -> float:
     """A share as JSON has it: 1 is 1.0, for nobody counts rows here."""
-    if isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0 < keep <= 1:
-        raise ValueError(f"{KEY}: {name} is the share of audio tokens that is left, above 0 and up to 1, got {keep!r}")
+    is_number = isinstance(keep, Real) and not isinstance(keep, bool)
+    if not (is_number and 0 < keep <= 1):
+        raise ValueError(
+            f"{KEY}: {name} is the share of audio tokens that is left, above 0 and up to 1, got {short(keep)}"
+        )
     return float(keep)
 
 
-def without_key(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's ``mm_processor_kwargs`` as the model's own processor may see them."""
-    return {name: value for name, value in request.items() if name != KEY}
+def settled(request: Mapping[str, Any], keep: float) -> dict[str, Any]:
+    """A request's ``mm_processor_kwargs`` with the share that is used where vLLM hashes it, unless all is kept."""
+    kwargs = without_share(request)
+    if keep < 1:
+        kwargs[SCOPE] = {**kwargs.get(SCOPE, {}), KEY: {"keep": keep}}
+    return kwargs
+
+
+def share(kwargs: Mapping[str, Any]) -> float | None:
+    """The share in what :func:`settled` returned; None if all is kept."""
+    scope = kwargs.get(SCOPE, {})
+    return scope[KEY]["keep"] if KEY in scope else None
+
+
+def without_share(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """``mm_processor_kwargs`` as the model's own processor may see them, a request's or those :func:`settled`."""
+    left = {name: value for name, value in kwargs.items() if name != KEY}
+    if KEY in left.get(SCOPE, {}):
+        left[SCOPE] = {name: value for name, value in left[SCOPE].items() if name != KEY}
+        if not left[SCOPE]:
+            del left[SCOPE]
+    return left

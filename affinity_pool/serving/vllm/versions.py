@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,7 @@ _PROCESSOR = "vllm.multimodal.processing", "BaseMultiModalProcessor"
 _CACHE = "vllm.multimodal.cache", "BaseMultiModalProcessorCache"
 _CONFIG = "vllm.model_executor.models.config", "VerifyAndUpdateConfig"
 _FIELD = "vllm.multimodal.inputs", "MultiModalFieldConfig"
+_PLACE = "vllm.multimodal.inputs", "PlaceholderRange"
 
 SEAM: dict[tuple[str, str, str], tuple[str, ...]] = {
     (*_PROCESSOR, "apply"): ("self", "inputs", "timing_ctx"),
@@ -25,14 +27,15 @@ SEAM: dict[tuple[str, str, str], tuple[str, ...]] = {
     (*_CONFIG, "verify_and_update_config"): ("vllm_config",),
     (*_FIELD, "batched"): ("modality", "keep_on_cpu"),
     (*_FIELD, "shared"): ("modality", "batch_size", "keep_on_cpu"),
+    (*_PLACE, "get_num_embeds"): ("self",),
 }
-"""What is wrapped or called there, and the names of its arguments."""
+"""Methods that are wrapped or called there, and the names of their arguments."""
 
 
 def unfit() -> str | None:
     """Why the vLLM that is installed cannot be wrapped; None if it can."""
     version: str = import_module("vllm").__version__
-    if not any(version.split("+")[0].startswith(f"{run}.") for run in RUN):
+    if not re.fullmatch(rf"({'|'.join(map(re.escape, RUN))})\.\d+(\+.*)?", version):  # no nightly or candidate either
         return f"this is vLLM {version}, affinity_pool was run with {' and '.join(RUN)}; its own classes stay in place"
     for (module, owner, name), expected in SEAM.items():
         found = _arguments(module, owner, name)

@@ -26,7 +26,7 @@ GRACE = 20.0
 """Seconds that it may take to end."""
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB; vLLM's own default on the CPU is nearly all memory, and it fails where less is free
+    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB; else vLLM takes nearly all memory there is, and fails where less is free
 }
 """Of the server, where the caller's does not say otherwise."""
 TAIL = 15
