@@ -43,6 +43,8 @@ class Request:
     keep: float | None = None
     embeddings: Sequence[torch.Tensor] = ()
     """In place of clips."""
+    images: Sequence[Any] = ()
+    """Beside clips."""
     processor_kwargs: dict[str, Any] = field(default_factory=dict)
     tokens: int = 8
 
@@ -55,6 +57,8 @@ class Request:
             prompt["multi_modal_data"] = {"audio": {"audio_embeds": list(self.embeddings)}}
         elif self.clips:
             prompt["multi_modal_data"] = {"audio": [(clip, 16_000) for clip in self.clips]}
+            if self.images:
+                prompt["multi_modal_data"]["image"] = list(self.images)
         return {**prompt, "mm_processor_kwargs": asked} if asked else prompt
 
 

@@ -71,3 +71,21 @@ def test_voxtral_as_mistrals_own_requests_come(tmp_path: Path) -> None:
     (refused,), (taken,) = ask(tmp_path, *asked, max_model_len=2048, **family.options).turns
     assert "audio placeholders for clips of" in refused.refusal
     assert taken.ids
+
+
+def test_an_image_that_came_with_a_refused_prompt_is_sent_with_the_next(tmp_path: Path) -> None:
+    """vLLM sends what it has processed once, and a prompt is refused after that."""
+    family = FAMILIES["Qwen2.5-Omni"]
+    family.write(tmp_path)
+    heard = [sound(1.0, 0)]
+    seen = [np.random.default_rng(0).integers(0, 256, (56, 56, 3), dtype=np.uint8)]
+    prompt = "<|vision_bos|><|IMAGE|><|vision_eos|>" + family.prompt(heard)
+    asked = [
+        [Request(text, heard, keep, images=seen)]
+        for text, keep in ((prompt + "<|AUDIO|>", 0.5), (prompt, 0.5), (prompt, 0.8))
+    ]
+    media = {"limit_mm_per_prompt": {"audio": 1, "image": 1}}
+    (refused,), (half,), (more,) = ask(tmp_path, *asked, **{**family.options, "max_model_len": 2048, **media}).turns
+    assert "its text must not hold placeholders of its own" in refused.refusal
+    assert half.ids
+    assert more.prompt_tokens > half.prompt_tokens
