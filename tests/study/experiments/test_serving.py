@@ -380,7 +380,7 @@ with server.running({with_a_child(tmp_path, port)!r}, {port}, Path({str(tmp_path
 
 
 def test_a_server_that_ends_at_start_leaves_the_end_of_its_log(tmp_path: Path) -> None:
-    words = "for i in range(40): print('line', i)\nraise SystemExit('no such architecture')"
+    words = "for i in range(40): print('line', i, flush=True)\nraise SystemExit('no such architecture')"
     with (
         pytest.raises(InputError, match=r"has ended with exit code 1; its log, .*log, ends with\nline 26\n") as told,
         server.running([sys.executable, "-c", words], 1, tmp_path / "log"),
