@@ -43,6 +43,20 @@ def check_prompt(prompt: str | None) -> str | None:
 Prompt = Annotated[
     str | None, typer.Option(help="What to ask, instead of each recording's own task.", callback=check_prompt)
 ]
+TaskPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        "--task",
+        help="What to ask; also picks the recordings of a manifest by their task.",
+        callback=check_prompt,
+    ),
+]
+AudioFiles = Annotated[
+    list[Path] | None, typer.Option(help="Recording to use instead of the bundled ones; repeat for more.")
+]
+Texts = Annotated[list[str] | None, typer.Option(help="Reference text for the WER, one for each --audio.")]
+Manifest = Annotated[Path | None, typer.Option(help="Manifest (JSON lines) to use instead of the bundled one.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N recordings.")]
 Batch = Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")]
 Longest = Annotated[int, typer.Option(min=1, help="New tokens of an answer, at most; the paper's limit is 256.")]

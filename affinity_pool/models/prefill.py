@@ -79,15 +79,20 @@ def _follow(
 def _check_caller(call: Prefill, hidden: Tensor) -> None:
     """At the first site the columns must still be the caller's. Masks are taken to where the columns are."""
     columns, device = hidden.shape[1], hidden.device
-    if call.audio.shape[1] != columns:
-        raise NotImplementedError(
-            f"input_ids have {call.audio.shape[1]} tokens but the decoder got {columns}: the model expanded the "
-            "audio placeholders itself. Let the processor expand them, one audio token for each audio embedding"
-        )
+    check_expanded(call.audio.shape[1], columns)
     call.audio = call.caller_audio = call.audio.to(device)
     if call.mask is not None:
         call.mask = call.mask.to(device)
         call.lengths = call.mask.sum(1, dtype=torch.int32)
+
+
+def check_expanded(tokens: int, columns: int) -> None:
+    """Refuse a prompt of so many ``input_ids`` whose decoder is given another number of columns."""
+    if tokens != columns:
+        raise NotImplementedError(
+            f"input_ids have {tokens} tokens but the decoder got {columns}: the model expanded the "
+            "audio placeholders itself. Let the processor expand them, one audio token for each audio embedding"
+        )
 
 
 def _count(call: Prefill, keep: float) -> tuple[list[int], list[int]]:

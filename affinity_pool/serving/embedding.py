@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..models.families import family_of
 from ..models.modules import changes_to
+from ..models.prefill import check_expanded
 from ..models.sites import Site, resolve
 from ..models.wrappers import unwrapped
 
@@ -98,11 +99,7 @@ def embed(
     if inputs.get(family.features) is None and bool((audio & mask).any()):
         raise ValueError(f"inputs has audio placeholders in input_ids (id {token}) but no {family.features}: pass both")
     embeds = _decoder_input(model, decoder, dict(inputs))
-    if embeds.shape[1] != ids.shape[1]:
-        raise NotImplementedError(
-            f"input_ids have {ids.shape[1]} tokens but the decoder got {embeds.shape[1]}: the model expanded the audio "
-            "placeholders itself. Let the processor expand them, one audio token for each audio embedding"
-        )
+    check_expanded(ids.shape[1], embeds.shape[1])
     audio, mask = audio.to(embeds.device), mask.to(embeds.device)
     return [_pooled(rows[own], of[own], site) for rows, of, own in zip(embeds, audio, mask, strict=True)]
 

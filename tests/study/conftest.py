@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from fake_vllm import FakeVllm
 
 CHAT = (
     "{% for m in messages %}<|im_start|> {% for c in m['content'] %}{% if c['type'] == 'audio' %}<|audio_bos|><|AUDIO|>"
@@ -110,3 +113,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines.append({"audio": "empty.wav", "text": "one", "task": "transcribe"})
     (path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     return path / "manifest.jsonl"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeVllm]:
+    """A server that only looks like vLLM's."""
+    with FakeVllm() as found:
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()

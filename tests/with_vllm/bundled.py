@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from engine import Answer, Request
+from engine import CLOSE, Answer, Request
 from judge import Judge
 
 import affinity_pool
@@ -18,8 +18,6 @@ from affinity_pool.study.bundled import BUNDLED
 
 NAMES = ("allison-room", "allison-callsign", "allison-number", "allison-keys", "librivox-0880")
 UNPOOLED = [affinity_pool.Site(layer=0, keep=1.0)]
-CLOSE = 1e-3
-"""Of log-probabilities; float32 sums in another order differ by 1e-5."""
 
 
 class Bundled:

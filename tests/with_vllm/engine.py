@@ -32,6 +32,10 @@ OPTIONS = {
 }
 
 
+CLOSE = 1e-3
+"""Of log-probabilities; float32 sums in another order differ by 1e-5."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt, what is heard in it, and what it asks of the plug-in."""

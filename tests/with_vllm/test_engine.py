@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("vllm.version", reason="needs vLLM: make test-vllm")  # what follows needs what comes with it
 
-from bundled import CLOSE, NAMES, Bundled
-from engine import Answer, Request, ask
+from bundled import NAMES, Bundled
+from engine import CLOSE, Answer, Request, ask
 
 import affinity_pool
 from affinity_pool.serving import embed

@@ -10,13 +10,11 @@ pytest.importorskip("vllm.version", reason="needs vLLM: make test-vllm")  # what
 
 import numpy as np
 from checkpoints import FAMILIES
-from engine import Request, ask
+from engine import CLOSE, Request, ask
 
 import affinity_pool
 from affinity_pool.serving.vllm.architectures import ARCHITECTURES
 
-CLOSE = 1e-3
-"""Of log-probabilities."""
 SHARES = (1.0, 0.8, 0.5, 0.25)
 
 

@@ -22,9 +22,8 @@ def register() -> None:
     vLLM calls it, in every process and maybe more than once.
     """
     from . import engine, versions
-    from .architectures import ARCHITECTURES
 
     if why := versions.unfit():
         engine.logger().warning("audio tokens are not pooled: %s", why)
         return
-    engine.take(ARCHITECTURES)
+    engine.take()

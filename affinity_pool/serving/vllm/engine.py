@@ -6,12 +6,12 @@ there travels with the model's config to the process in which requests arrive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .architectures import ARCHITECTURES
-from .settings import KEY, Settings, of_config
+from .settings import KEY, Settings, misplaced, of_config
 
 ENGINE = "affinity_pool_engine"
 """Attribute of vLLM's ``ModelConfig`` that holds an :class:`Engine`."""
@@ -35,17 +35,17 @@ def logger() -> Any:
     return init_logger(f"vllm.{__name__}")
 
 
-def take(architectures: Collection[str]) -> None:
-    """Register the pooled classes of these architectures, and for all that there are a check of the configuration."""
+def take() -> None:
+    """Register the pooled classes, and for all architectures that there are a check of the configuration."""
     import vllm
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    for name in architectures:
+    for name in ARCHITECTURES:
         vllm.ModelRegistry.register_model(name, f"{__package__}.models:{name}-{vllm.__version__}")
     for name in vllm.ModelRegistry.get_supported_archs():
         own = MODELS_CONFIG_MAP.get(name)
         if not getattr(own, "looks_for_pooling", False):
-            MODELS_CONFIG_MAP[name] = _check(own, look_at if name in architectures else look_at_another)
+            MODELS_CONFIG_MAP[name] = _check(own, look_at if name in ARCHITECTURES else look_at_another)
 
 
 def _check(own: Any, look: Callable[[Any], None]) -> Any:
@@ -103,7 +103,7 @@ def look_at(vllm_config: Any) -> None:
 
 def _check_processor_kwargs(kwargs: Mapping[str, Any]) -> None:
     """vLLM hands those of an engine to the Hugging Face processor alone, past the plug-in."""
-    if KEY in kwargs or any(isinstance(scope, Mapping) and KEY in scope for scope in kwargs.values()):
+    if KEY in kwargs or misplaced(kwargs):
         raise ValueError(
             f"{KEY} is in the engine's mm_processor_kwargs, where it would do nothing: a default for all requests "
             f'belongs into the model\'s config, --hf-overrides \'{{"{KEY}": {{"keep": 0.8}}}}\''

@@ -32,17 +32,24 @@ class Settings:
         Raises:
             ValueError: what is under the key is not ``{"keep": share}``, or out of bounds; or the key is elsewhere.
         """
-        for scope, value in request.items():
-            if scope != KEY and isinstance(value, Mapping) and KEY in value:
-                raise ValueError(f"{KEY} belongs into mm_processor_kwargs itself, it was found in {scope}")
+        if scope := misplaced(request):
+            raise ValueError(f"{KEY} belongs into mm_processor_kwargs itself, it was found in {scope}")
         if not isinstance(request.get(SCOPE, {}), Mapping):
             raise ValueError(f"{SCOPE} of mm_processor_kwargs must be a mapping, got {short(request[SCOPE])}")
         if request.get(KEY) is None:
             return self.default
-        keep = _share(_keep(request[KEY], "a request's mm_processor_kwargs"), "keep")
+        keep = _as_share(_keep(request[KEY], "a request's mm_processor_kwargs"), "keep")
         if not self.least <= keep <= self.most:
             raise ValueError(f"{KEY}: keep must be in {self.least:g}..{self.most:g} on this server, got {keep:g}")
         return keep
+
+
+def misplaced(kwargs: Mapping[str, Any]) -> str | None:
+    """Where in ``mm_processor_kwargs`` the key lies inside something else; None: nowhere."""
+    for scope, value in kwargs.items():
+        if scope != KEY and isinstance(value, Mapping) and KEY in value:
+            return scope
+    return None
 
 
 def of_config(config: Any) -> Settings | None:
@@ -61,12 +68,12 @@ def of_config(config: Any) -> Settings | None:
         return None
     keep = _keep(written, "the model's config")
     if not isinstance(keep, Mapping):
-        return Settings(_share(keep, "keep"))
+        return Settings(_as_share(keep, "keep"))
     if not keep or not set(keep) <= set(BOUNDS):
         raise ValueError(f"{KEY}: keep has bounds, of {', '.join(BOUNDS)}, got {short(dict(keep))}")
-    most = _share(keep.get("max", 1.0), "keep's max")
-    least = _share(keep["min"], "keep's min") if "min" in keep else 0.0
-    default = _share(keep.get("default", most), "keep's default")
+    most = _as_share(keep.get("max", 1.0), "keep's max")
+    least = _as_share(keep["min"], "keep's min") if "min" in keep else 0.0
+    default = _as_share(keep.get("default", most), "keep's default")
     if not least <= default <= most:
         raise ValueError(f"{KEY}: keep's min, default and max must rise, got {least:g}, {default:g} and {most:g}")
     return Settings(default, least, most)
@@ -78,7 +85,7 @@ def _keep(written: Any, where: str) -> Any:
     return written["keep"]
 
 
-def _share(keep: Any, name: str) -> float:
+def _as_share(keep: Any, name: str) -> float:
     """A share as JSON has it: 1 is 1.0, for nobody counts rows here."""
     is_number = isinstance(keep, Real) and not isinstance(keep, bool)
     if not (is_number and 0 < keep <= 1):

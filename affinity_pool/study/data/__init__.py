@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..bundled import BUNDLED
-from ..errors import InputError
+from ..bundled import bundled
 from .audio import Audio, load_audio
 from .files import exists
 from .manifest import Utterance, Word, read_manifest
@@ -24,13 +23,7 @@ def open_data(spec: str | Path | None = None) -> list[Utterance]:
         InputError: it cannot be opened or read, or something is wrong with it that no single recording is to blame for.
     """
     if spec is None:
-        bundled = BUNDLED / "recordings" / "manifest.jsonl"
-        if not bundled.is_file():
-            raise InputError(
-                "the bundled recordings are part of the source checkout, not of the installed package: "
-                "run this in a clone of the repository, or give --data"
-            )
-        return read_manifest(bundled)
+        return read_manifest(bundled("recordings/manifest.jsonl", "recordings are", "--data"))
     path = Path(spec)
     if path.suffix in (".json", ".jsonl") or (exists(path) and not path.is_dir()):
         return read_manifest(path)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoProcessor, WhisperFeatureExtractor
 from ...models import FAMILIES, Site, patch
 from ...models.sites import FILE as SITES_FILE
 from ...models.sites import Positions
-from ..bundled import BUNDLED
+from ..bundled import BUNDLED, bundled_model
 from ..data import digests
 from ..data.audio import Audio
 from ..errors import InputError
@@ -148,12 +148,7 @@ def load(
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     shown = name or BUNDLED.name
     if name is None:
-        name = str(BUNDLED / "checkpoint")
-        if not (BUNDLED / "checkpoint" / "config.json").is_file():
-            raise InputError(
-                "the bundled model is part of the source checkout, not of the installed package: "
-                "run this in a clone of the repository, or give --model"
-            )
+        name = str(bundled_model("--model"))
     try:
         config = AutoConfig.from_pretrained(name)
     except Exception as error:  # damaged files end in errors of every kind

@@ -8,26 +8,16 @@ from typing import Annotated
 import typer
 
 from ....cli.application import console, errors_in_words
-from ....cli.options import Device, Dtype, Model, Sites, check_prompt
+from ....cli.options import AudioFiles, Device, Dtype, Manifest, Model, Sites, TaskPrompt, Texts
 
 
 def demo(
-    audio: Annotated[
-        list[Path] | None, typer.Option(help="Recording to use instead of the bundled ones; repeat for more.")
-    ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Reference text for the WER, one for each --audio.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Manifest (JSON lines) to use instead of the bundled one.")] = None,
+    audio: AudioFiles = None,
+    text: Texts = None,
+    data: Manifest = None,
     model: Model = None,
     sites: Sites = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt",
-            "--task",
-            help="What to ask; also picks the recordings of a manifest by their task.",
-            callback=check_prompt,
-        ),
-    ] = None,
+    prompt: TaskPrompt = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
     runs: Annotated[int, typer.Option(min=6, help="Pairs of timed runs for each recording.")] = 11,
     device: Device = None,

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ....cli.application import console, errors_in_words
-from ....cli.options import LONGEST, SHORTEST, check_prompt, parse_list
+from ....cli.options import LONGEST, SHORTEST, AudioFiles, Manifest, TaskPrompt, Texts, parse_list
 
 BUNDLED, MID = "bundled", "mid"
 MID_SECONDS = 30.0
@@ -32,20 +32,10 @@ def serving(
         str | None, typer.Option(help="Of a server that is up, as http://127.0.0.1:8000, instead of starting one.")
     ] = None,
     keep: Annotated[float, typer.Option(help="Share of the audio tokens, compared with all of them.")] = 0.5,
-    audio: Annotated[
-        list[Path] | None, typer.Option(help="Recording to use instead of the bundled ones; repeat for more.")
-    ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Reference text for the WER, one for each --audio.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Manifest (JSON lines) to use instead of the bundled one.")] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt",
-            "--task",
-            help="What to ask; also picks the recordings of a manifest by their task.",
-            callback=check_prompt,
-        ),
-    ] = None,
+    audio: AudioFiles = None,
+    text: Texts = None,
+    data: Manifest = None,
+    prompt: TaskPrompt = None,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -124,20 +114,15 @@ def serving(
 
 def _model(name: str, folder: Path) -> str:
     """What vLLM is told to serve; the models that have names here are written to ``folder``."""
-    from ...bundled import BUNDLED as EXAMPLE
-    from ...errors import InputError
+    from ...bundled import bundled_model
     from . import checkpoints
 
     if name not in (BUNDLED, MID):
         return str(Path(name).resolve()) if Path(name).is_dir() else name
-    if not (EXAMPLE / "checkpoint" / "config.json").is_file():
-        raise InputError(
-            "the bundled model is part of the source checkout, not of the installed package: "
-            "run this in a clone of the repository, or give --model or --url"
-        )
+    source = bundled_model("--model or --url")
     write = checkpoints.mid_size if name == MID else checkpoints.for_thirty_seconds
     shutil.rmtree(folder, ignore_errors=True)
-    write(EXAMPLE / "checkpoint", folder)
+    write(source, folder)
     return str(folder.resolve())
 
 
