@@ -20,7 +20,8 @@ except ImportError as error:
 
 from .families import FAMILIES, UNFIT, Family
 from .patch import Handle, patch, unpatch
-from .sites import PRESETS, Reduction, Site
+from .settings import PRESETS
+from .sites import Reduction, Site
 from .stats import PrefillStats, SiteStats
 
 __all__ = [

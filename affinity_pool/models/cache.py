@@ -98,6 +98,8 @@ class PooledCache(DynamicCache):
         for index, state in self.states.items():
             if state.valid is not None:
                 state.valid = state.valid[:, : self.columns(index)]
+            if state.log_sizes is not None:
+                state.log_sizes = state.log_sizes[:, : self.columns(index)]
 
     def _text_tail(self) -> int:
         """The caller's tokens after the last audio token of any row."""

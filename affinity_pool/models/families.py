@@ -15,6 +15,7 @@ import torch
 
 from .calls import Calls
 from .kimi_audio import KimiAudioCalls, no_audio_token_id
+from .memory import MemoryCalls
 from .running import Patched
 from .transformers_calls import TransformersCalls
 
@@ -82,6 +83,26 @@ def conv_subsampling(config: Any) -> float:
     return HOP * config.audio_config.time_reduction * config.audio_config.downsample_rate
 
 
+def two_convs(config: Any) -> float:
+    """Whisper's encoder, whose second convolution halves the frames."""
+    return 2 * HOP
+
+
+def no_placeholder(config: Any) -> int:
+    raise NotImplementedError("the decoder has no audio among its tokens: it attends to the encoder's output")
+
+
+def of_decoder(model: Any) -> Any:
+    """The decoder of an encoder-decoder model; None in a head that has none."""
+    inner = getattr(model, "model", model)
+    return getattr(inner, "decoder", None) if hasattr(inner, "encoder") else None
+
+
+def of_encoder(model: Any) -> Any:
+    """Its encoder."""
+    return getattr(model, "model", model).encoder
+
+
 @dataclass(frozen=True)
 class Family:
     """How to find the decoder, the audio positions, and whether a call carries audio; and what a study asks for."""
@@ -95,7 +116,21 @@ class Family:
     encoder: Callable[[Any], torch.nn.Module | None] = audio_tower
     """Of the model: the module that makes embeddings of features, None where the model has none."""
     calls: Callable[[Patched], Calls] = TransformersCalls
-    """How its layers are called."""
+    """How it is called."""
+    attends: str | None = None
+    """Of an encoder-decoder model, in each decoder layer the name of the attention to the encoder's output, which is
+    what is pooled. None: audio is among the decoder's own tokens."""
+
+
+def encoder_decoder(features: str = "input_features", **parts: Any) -> Family:
+    """A family whose decoder attends to an encoder; ``parts`` are what is not as in most of them."""
+    usual: dict[str, Any] = {"decoder": of_decoder, "encoder": of_encoder, "attends": "encoder_attn"}
+    return Family(features, audio_token_id=no_placeholder, calls=MemoryCalls, **(usual | parts))
+
+
+def _hears_and_writes(model: Any) -> bool:
+    """Whether it is the head that takes speech and generates text alone, of those of SeamlessM4T."""
+    return hasattr(model, "speech_encoder") and not hasattr(model, "t2u_model") and not hasattr(model, "text_encoder")
 
 
 FAMILIES: dict[str, Family] = {
@@ -121,6 +156,14 @@ FAMILIES: dict[str, Family] = {
         encoder=lambda model: None,  # Whisper belongs to the code that makes the prompt
         calls=KimiAudioCalls,
     ),
+    "whisper": encoder_decoder(token_seconds=two_convs),
+    "moonshine": encoder_decoder("input_values"),
+    "speech_to_text": encoder_decoder(token_seconds=lambda config: HOP * 2**config.num_conv_layers),
+    "seamless_m4t_v2": encoder_decoder(
+        decoder=lambda model: getattr(model, "text_decoder", None) if _hears_and_writes(model) else None,
+        encoder=lambda model: model.speech_encoder,
+        attends="cross_attention",
+    ),
 }
 
 _CROSS_ATTENTION = "its decoder attends to the audio by cross-attention: no token of its own is audio"
@@ -133,13 +176,9 @@ _PER_LAYER = "each of its layers adds an embedding of the caller's tokens, which
 _DEEPSTACK = "its thinker adds image features to hidden states between layers, at the caller's positions (deepstack)"
 
 UNFIT: dict[str, str] = {
-    "whisper": _CROSS_ATTENTION,
-    "speech_to_text": _CROSS_ATTENTION,
     "speech-encoder-decoder": _CROSS_ATTENTION,
     "speecht5": _CROSS_ATTENTION,
     "seamless_m4t": _CROSS_ATTENTION,
-    "seamless_m4t_v2": _CROSS_ATTENTION,
-    "moonshine": _CROSS_ATTENTION,
     "moonshine_streaming": _CROSS_ATTENTION,
     "canary": _CROSS_ATTENTION,
     "cohere_asr": _CROSS_ATTENTION,

@@ -1,36 +1,28 @@
-"""A patched model's forward: what stands around it, and the pre-hooks that run in it.
+"""A patched model's forward: a function around it notes what the call is, for the pre-hooks that run in it.
 
-Around it a function notes what the call is: a prefill with audio, the continuation of a pooled cache, or neither, and
-then every hook steps aside. A hook on the layer of each site pools the hidden states (prefill) or finds the shape of
-the pooled keys (continuation) and decides what layers are given from there on; those up to the next site take it over.
+A prefill with audio, the continuation of a pooled cache, or neither, and then every hook steps aside.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from .calls import AUDIO_POSITIONS, Calls, HookResult
+from .calls import Calls
 from .modules import Changes
-from .prefill import pool_at_site, prepare
-from .running import Continuation, PooledCall, Prefill, current, enter, leave
-from .sites import Site
+from .prefill import prepare
+from .running import PooledCall, Prefill, enter, leave
 
 
 def install(calls: Calls, changes: Changes) -> None:
     """Put all of a patch on a model."""
-    patched, layers = calls.patched, calls.patched.decoder.layers
-    changes.wrap(patched.model, partial(Forward, calls, changes))
-    changes.hook(patched.decoder, partial(_at_decoder, calls))
-    site_of = {site.layer: site for site in patched.sites}
-    for index in range(patched.sites[0].layer, len(layers)):
-        changes.hook(layers[index], partial(_at_layer, calls, index, site_of.get(index)))
+    changes.wrap(calls.patched.model, partial(Forward, calls, changes))
     for module, hook in calls.hooks():
         changes.hook(module, hook)
 
@@ -42,14 +34,15 @@ class Forward:
 
     def __init__(self, calls: Calls, changes: Changes, forward: Callable[..., Any]) -> None:
         self.calls, self.changes, self.forward = calls, changes, forward
-        self.__signature__ = _signature(type(calls.patched.model))
+        self.__signature__ = _signature(type(calls.patched.model), calls.takes)
 
     @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.changes.undone:  # others have put a function of theirs around this one, and keep it
             return self.forward(*args, **kwargs)
         named = {**dict(zip(self.__signature__.parameters, args, strict=False)), **kwargs} if args else kwargs.copy()
-        kwargs.pop(AUDIO_POSITIONS, None)
+        for name in self.calls.takes:
+            kwargs.pop(name, None)
         call = self.calls.begin(named)
         if isinstance(call, Prefill):
             prepare(call)
@@ -60,8 +53,8 @@ class Forward:
             leave(outer)
         if not isinstance(call, PooledCall):
             return output
-        _check_passed(call)
-        if isinstance(call, Prefill):
+        _check_passed(call, self.calls.to_pass())
+        if call.records:
             call.patched.records = call.records
         return self.calls.end(call, output)
 
@@ -72,53 +65,25 @@ class Forward:
         return self.forward.__reduce_ex__(protocol)
 
 
-def _signature(kind: type[nn.Module]) -> inspect.Signature:
-    """Of a class's forward, without self: ``generate`` refuses arguments that the model's forward does not name.
+def _signature(kind: type[nn.Module], more: Iterable[str]) -> inspect.Signature:
+    """Of a class's forward, without self, and with more keywords: ``generate`` refuses arguments that the model's forward does not name.
 
     Not of the model's own forward, around which others may have put a function that names none.
     """
     signature = inspect.signature(kind.forward)
-    named = inspect.Parameter(AUDIO_POSITIONS, inspect.Parameter.KEYWORD_ONLY, default=None)
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more]
     parameters = list(signature.parameters.values())[1:]
     last = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
     at = len(parameters) - last
-    return signature.replace(parameters=[*parameters[:at], named, *parameters[at:]])
+    return signature.replace(parameters=[*parameters[:at], *named, *parameters[at:]])
 
 
-def _check_passed(call: PooledCall) -> None:
+def _check_passed(call: PooledCall, to_pass: Iterable[int]) -> None:
     """A call that hooks have not seen was computed by other layers than were patched."""
-    wanted = list(range(call.patched.sites[0].layer, len(call.patched.decoder.layers)))
+    wanted = list(to_pass)
     if call.passed != wanted and (missed := sorted({*wanted} - {*call.passed})):
         raise RuntimeError(
             f"this call ended without passing {', '.join(f'layer {layer}' for layer in missed[:3])} as patched: "
             "layers were exchanged, or run from code that was compiled or captured without the patch. Patch first "
             "and compile afterwards; torch.compiler.reset() drops what was compiled"
         )
-
-
-def _at_decoder(calls: Calls, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if current(calls.patched) is None and kwargs.get("inputs_embeds") is not None:
-        raise RuntimeError(
-            "the decoder of a patched model was called with embeddings, around the model: pooling cannot see which "
-            f"of them are audio. Call the {type(calls.patched.model).__name__}, with audio_positions if it is to be "
-            "given embeddings, or remove the patch. If you did, others have put back a forward from before the patch: "
-            "remove it and patch again"
-        )
-
-
-def _at_layer(
-    calls: Calls, index: int, site: Site | None, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> HookResult:
-    """Pool or go on at a site, and give each layer what holds since the last one."""
-    call = current(calls.patched)
-    if not isinstance(call, PooledCall):
-        return None
-    if site is not None and isinstance(call, Prefill):
-        args = (pool_at_site(calls, call, site, args[0], kwargs), *args[1:])
-    elif isinstance(call, Continuation) and index in call.states:
-        calls.continue_from(call, index, args[0], kwargs)
-    call.passed.append(index)
-    if not call.override:
-        return None
-    kwargs.update(call.override)
-    return args, kwargs

@@ -19,6 +19,9 @@ class SiteState:
     """``[B, columns]`` bool, False in padding; later columns are all valid. None where nothing is padding."""
     shift: Tensor | None
     """``[B, 1]`` how far the caller's positions run ahead of these layers'; None where they are the same."""
+    log_sizes: Tensor | None
+    """``[B, columns]`` what is added to the scores of the prefill's columns, to those of later ones nothing; None where
+    nothing is (attention="plain")."""
 
     def valid_keys(self, keys: int, own_mask: Tensor | None) -> Tensor | None:
         """Padding of all ``keys`` columns, once a call whose own columns are ``own_mask`` (None: all valid) is in."""
@@ -27,6 +30,10 @@ class SiteState:
             before = own_mask.new_ones(own_mask.shape[0], past) if self.valid is None else self._grown(past)
             self.valid = torch.cat([before, own_mask.to(before.device)], 1)
         return None if self.valid is None else self._grown(keys)
+
+    def weights(self, keys: int) -> Tensor | None:
+        """What is added to the scores of all ``keys`` columns; None: nothing."""
+        return None if self.log_sizes is None else F.pad(self.log_sizes, (0, keys - self.log_sizes.shape[1]))
 
     def _grown(self, keys: int) -> Tensor:
         assert self.valid is not None
@@ -38,3 +45,5 @@ class SiteState:
             self.valid = self.valid[rows.to(self.valid.device)]
         if self.shift is not None:
             self.shift = self.shift[rows.to(self.shift.device)]
+        if self.log_sizes is not None:
+            self.log_sizes = self.log_sizes[rows.to(self.log_sizes.device)]

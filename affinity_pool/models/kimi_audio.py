@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from .cache import check_owner
-from .calls import AUDIO_POSITIONS, Calls, Hook
+from .calls import Hook
 from .keys import SiteState
+from .layers import AUDIO_POSITIONS, LayerCalls
 from .refusals import check_labels
-from .running import Call, Continuation, PooledBy, PooledCall, Prefill, current, innermost
+from .running import Call, Continuation, LayerCall, Patched, PooledBy, PooledCall, Prefill, current, innermost
 
 
 def no_audio_token_id(config: Any) -> int:
@@ -42,7 +43,7 @@ class PooledKeys(tuple[tuple[Tensor, Tensor], ...]):
 
 
 @dataclass
-class _WithBranch(PooledCall):
+class _WithBranch(LayerCall):
     branch: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """What holds for the audio stream's layers: the override at the layer they begin with."""
 
@@ -57,8 +58,16 @@ class _Continuation(Continuation, _WithBranch):
     """A running forward on top of pooled keys."""
 
 
-class KimiAudioCalls(Calls):
+class KimiAudioCalls(LayerCalls):
     """A patched Kimi-Audio. Its statistics count the keys of the audio stream's layers too."""
+
+    def __init__(self, patched: Patched) -> None:
+        super().__init__(patched)
+        if patched.attention == "proportional":
+            raise NotImplementedError(
+                "attention='proportional' adds to attention scores, and Kimi-Audio's layers take no mask that could "
+                "bring it: leave attention at 'plain'"
+            )
 
     def begin(self, kwargs: dict[str, Any]) -> Call:
         patched, cache = self.patched, kwargs.get("past_key_values")
@@ -90,7 +99,7 @@ class KimiAudioCalls(Calls):
         if self.patched.positions == "keep":
             call.positions = call.positions.gather(1, starts)
         call.override = {"position_ids": call.positions, "attention_mask": None, "padding_mask": None}
-        call.states[layer] = SiteState(call.caller_audio.shape[1] - starts.shape[1], None, call.shift)
+        call.states[layer] = SiteState(call.caller_audio.shape[1] - starts.shape[1], None, call.shift, None)
 
     def continue_from(self, call: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
         shift = call.states[layer].shift
@@ -99,7 +108,7 @@ class KimiAudioCalls(Calls):
             call.override["position_ids"] = kwargs["position_ids"] - shift
 
     def end(self, call: PooledCall, output: Any) -> Any:
-        if not call.states:
+        if not isinstance(call, LayerCall) or not call.states:
             return output
         if isinstance(output, tuple):
             return tuple(self._adopt(part, call) if _is_cache(part) else part for part in output)
@@ -107,12 +116,12 @@ class KimiAudioCalls(Calls):
             output.past_key_values = self._adopt(output.past_key_values, call)
         return output
 
-    def _adopt(self, cache: Any, call: PooledCall) -> PooledKeys:
+    def _adopt(self, cache: Any, call: LayerCall) -> PooledKeys:
         keys = PooledKeys(cache)
         keys.states, keys.pooled_by = call.states, self.patched.pooled_by
         return keys
 
-    def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
+    def more_hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
         decoder = self.patched.decoder
         yield decoder.layers[self._branch_layer], self._note_branch
         for layer in decoder.mimo_layers:
@@ -140,7 +149,7 @@ class KimiAudioCalls(Calls):
     def _lengthen(self, table: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The positions of pooled keys reach as far as those of the caller's tokens."""
         call = current(self.patched)
-        if not isinstance(call, PooledCall) or not call.states:
+        if not isinstance(call, LayerCall) or not call.states:
             return None
         return args, kwargs | {"seq_len": kwargs["seq_len"] + max(state.removed for state in call.states.values())}
 

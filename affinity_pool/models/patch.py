@@ -12,11 +12,13 @@ import torch
 from .calls import Calls
 from .families import family_of
 from .forward import install
+from .memory import check_memory
 from .modules import Changes, changes_to
 from .refusals import check_decoder
 from .running import Patched, PooledCall, current
-from .sites import Positions, Site, check_positions, resolve
-from .stats import PrefillStats, prefill_stats
+from .settings import Attention, Positions, check_attention, check_positions, resolve
+from .sites import Site
+from .stats import PrefillStats
 from .wrappers import unwrapped
 
 
@@ -25,6 +27,7 @@ def patch(
     sites: str | os.PathLike[str] | Iterable[Site] = "aggressive",
     *,
     positions: Positions | None = None,
+    attention: Attention | None = None,
 ) -> Handle:
     """Pool the audio tokens of ``model`` at each of ``sites``, in ``model(...)`` and ``model.generate(...)``.
 
@@ -38,12 +41,19 @@ def patch(
             tokens are left, and waits for nothing.
         positions: the rotary phase of a merged token: that of its first token (``"keep"``), or renumbered from the site
             on (``"compact"``). None: what the JSON file says, else ``"keep"``.
+        attention: how much a merged token weighs where it is attended to: as any other (``"plain"``, the paper's), or
+            as the tokens it stands for together (``"proportional"``: the log of their number is added to its scores, in
+            every layer from its site on, for as long as it is cached). None: what the JSON file says, else ``"plain"``.
 
     Returns:
         :class:`Handle`: a context manager whose end, like its ``remove()``, restores the model exactly; ``stats`` tells
         what the last prefill did.
 
-    Batches must be padded on the left, as ``generate`` needs them anyway; ``output_hidden_states`` then has a different
+    In an encoder-decoder model (Whisper) the one site is ``Site("memory", ...)``, the encoder's output, of which the
+    decoder's cross-attention then holds fewer keys and values; what is asked of the encoder itself, ``encoder_outputs``
+    too, stays as it is, and so does ``cross_attentions``: a merged token's weight is spread over what merged.
+
+    In the others batches must be padded on the left, as ``generate`` needs them anyway; ``output_hidden_states`` then has a different
     width from each site on, and so have the logits of a prefill: their last column is the last token's.
 
     Calls may come from several threads. Embeddings made beforehand are pooled where the caller says which are audio:
@@ -58,15 +68,30 @@ def patch(
     model = unwrapped(model)
     family = family_of(model)
     decoder = family.decoder(model)
+    if family.attends is not None:
+        check_memory(model, decoder, family.attends)
     if any(changes_to(module) is not None for module in (model, decoder, *decoder.layers)):
         raise RuntimeError(
             "this model is patched already, or shares its decoder with one that is: call remove() on the handle first, "
             "leave its with block, or call affinity_pool.unpatch(model)"
         )
-    check_decoder(decoder)
-    found, from_file = resolve(sites, len(decoder.layers))
-    chosen = check_positions(positions if positions is not None else from_file or "keep")
-    patched = Patched(model, decoder, family.features, family.audio_token_id, found, chosen)
+    if family.attends is None:
+        check_decoder(decoder)
+    asked = resolve(sites, len(decoder.layers) if family.attends is None else None)
+    patched = Patched(
+        model,
+        decoder,
+        family.features,
+        family.audio_token_id,
+        family.attends,
+        asked.sites,
+        check_positions(positions if positions is not None else asked.positions or "keep"),
+        check_attention(attention if attention is not None else asked.attention or "plain"),
+    )
+    if family.attends is not None and patched.positions != "keep":
+        raise ValueError(
+            f"positions={patched.positions!r}, but what a decoder attends to has no positions: leave it out"
+        )
     return Handle(family.calls(patched))
 
 
@@ -87,7 +112,8 @@ class Handle:
 
     def __init__(self, calls: Calls) -> None:
         self._calls, self._patched = calls, calls.patched
-        self.model, self.sites, self.positions = calls.patched.model, calls.patched.sites, calls.patched.positions
+        self.model, self.sites = calls.patched.model, calls.patched.sites
+        self.positions, self.attention = calls.patched.positions, calls.patched.attention
         self._changes = Changes()
         try:
             install(calls, self._changes)
@@ -123,8 +149,4 @@ class Handle:
         """The last prefill with audio to end, in any thread; None before the first. Reading waits for the device."""
         if not self._patched.records:
             return None
-        decoder = self._patched.decoder
-        config = decoder.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_column = 2 * config.num_key_value_heads * head_dim * decoder.dtype.itemsize
-        return prefill_stats(self._patched.records, self._calls.depths(), per_column)
+        return self._calls.stats(self._patched.records)

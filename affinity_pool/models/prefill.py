@@ -8,17 +8,19 @@ the call begins, or at the site before if that is not such a one.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from ..reference import rows_left
 from ..results import PooledPadded
-from .calls import Calls
 from .running import Prefill
 from .sites import Site
 from .stats import SiteRecord
+
+if TYPE_CHECKING:
+    from .layers import LayerCalls
 
 
 def prepare(call: Prefill) -> None:
@@ -38,7 +40,7 @@ def prepare(call: Prefill) -> None:
         call.runs = _runs(audio, call.tokens)
 
 
-def pool_at_site(calls: Calls, call: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def pool_at_site(calls: LayerCalls, call: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """Pool what enters the layer; unless nothing merged in any row, replace what goes with it from here on.
 
     ``hidden`` is ``[B, T, D]``, padded on the left, and so is what is returned, as wide as its longest row; ``kwargs``
@@ -59,7 +61,7 @@ def pool_at_site(calls: Calls, call: Prefill, site: Site, hidden: Tensor, kwargs
 
 
 def _follow(
-    calls: Calls, call: Prefill, site: Site, pooled: PooledPadded, hidden: Tensor, kwargs: dict[str, Any]
+    calls: LayerCalls, call: Prefill, site: Site, pooled: PooledPadded, hidden: Tensor, kwargs: dict[str, Any]
 ) -> Tensor:
     """What is passed on of a site at which tokens have merged; what goes with it is replaced."""
     assert call.tokens is not None
@@ -71,7 +73,9 @@ def _follow(
         gone = (columns if call.lengths is None else call.lengths[:, None]) - pooled.lengths[:, None]
         call.positions = _renumbered(call.positions, starts, arange[columns - width :], gone)
         call.shift = gone if call.shift is None else call.shift + gone
-    calls.prefill_from(call, site.layer, starts, lengths, hidden, kwargs)
+    if calls.patched.attention == "proportional":
+        call.sizes = _grouped(call.sizes, pooled)[:, columns - width :]
+    calls.prefill_from(call, cast(int, site.layer), starts, lengths, hidden, kwargs)
     call.audio, call.lengths = call.audio.gather(1, starts), lengths
     return pooled.values[:, columns - width :]
 
@@ -133,6 +137,14 @@ def _check_padding(mask: Tensor, tokens: list[int]) -> None:
             "the attention mask has zeros after its ones (right padding, or padding on both sides): "
             "pad on the left, as generate() needs it (processor.tokenizer.padding_side = 'left')"
         )
+
+
+def _grouped(sizes: Tensor | None, pooled: PooledPadded) -> Tensor:
+    """``[B, T]`` int32: tokens that each column of a reduction's output stands for, of what those that entered did."""
+    if sizes is None:
+        return pooled.counts
+    grouped = sizes.new_zeros(sizes.shape[0], sizes.shape[1] + 1)
+    return grouped.scatter_add_(1, pooled.segment_ids.long() + 1, sizes)[:, 1:]  # column 0 collected the ids -1
 
 
 def _group_starts(segment_ids: Tensor, arange: Tensor) -> Tensor:

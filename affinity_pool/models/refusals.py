@@ -9,7 +9,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .cache import PooledCache, cache_of
-from .masks import is_supported
+from .masks import adds_to_scores, is_supported
+from .running import Patched
+from .settings import Attention
 
 
 def check_decoder(decoder: Any) -> None:
@@ -28,8 +30,9 @@ def check_decoder(decoder: Any) -> None:
         )
 
 
-def check_prefill(kwargs: dict[str, Any], features: str, decoder: Any) -> None:
+def check_prefill(kwargs: dict[str, Any], patched: Patched) -> None:
     """Refuse, before anything is computed, what a prefill with audio cannot do while it is pooled."""
+    features, decoder = patched.features, patched.decoder
     mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
     implementation = decoder.config._attn_implementation
     if cache is not None:
@@ -45,11 +48,7 @@ def check_prefill(kwargs: dict[str, Any], features: str, decoder: Any) -> None:
             "logits_to_keep must be an int while pooling, how many of the last columns: pooled columns are not those "
             "that a tensor of positions means"
         )
-    if not is_supported(implementation):
-        raise NotImplementedError(
-            f"attention implementation {implementation!r} is not supported: "
-            "call model.set_attn_implementation('sdpa'), or 'eager' or 'flash_attention_2'"
-        )
+    check_implementation(implementation, patched.attention)
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise NotImplementedError(
             "attention_mask must be 2-D, [batch, tokens], while pooling: the patch builds the causal masks itself"
@@ -58,6 +57,20 @@ def check_prefill(kwargs: dict[str, Any], features: str, decoder: Any) -> None:
         raise NotImplementedError(
             "gradient checkpointing would run the layers a second time without their pooled masks: "
             "call model.gradient_checkpointing_disable(), or model.eval()"
+        )
+
+
+def check_implementation(implementation: str, attention: Attention) -> None:
+    """Refuse attention functions that the patch has no mask for."""
+    if not is_supported(implementation):
+        raise NotImplementedError(
+            f"attention implementation {implementation!r} is not supported: "
+            "call model.set_attn_implementation('sdpa'), or 'eager', 'flex_attention' or 'flash_attention_2'"
+        )
+    if attention == "proportional" and not adds_to_scores(implementation):
+        raise NotImplementedError(
+            f"attention='proportional' adds to attention scores, for which {implementation!r} has no argument: "
+            "call model.set_attn_implementation('sdpa'), or 'flex_attention' or 'eager'"
         )
 
 

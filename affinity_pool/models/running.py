@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from .keys import SiteState
-from .sites import Positions, Site
+from .settings import Attention, Positions
+from .sites import Layer, Site
 from .stats import SiteRecord
 
-PooledBy = tuple[tuple[int, ...], Positions]
+PooledBy = tuple[tuple[Layer, ...], Positions]
 """The layers of the sites of a patch, and its positions: a cache is continued by any patch that has the same."""
 
 
@@ -30,11 +31,19 @@ class Patched:
     features: str
     audio_token_id: Callable[[Any], int]
     """As ``features``, of the model's family."""
+    attends: str | None
+    """As those two."""
     sites: tuple[Site, ...]
     """In the order of their layers."""
     positions: Positions
+    attention: Attention
     records: list[SiteRecord] = field(default_factory=list)
     """Of the last prefill with audio to end, in any thread."""
+
+    @property
+    def layers(self) -> list[int]:
+        """Those of the sites, of a decoder whose layers are pooled between."""
+        return [site.layer for site in self.sites if isinstance(site.layer, int)]
 
     @property
     def pooled_by(self) -> PooledBy:
@@ -51,20 +60,28 @@ class Call:
 
 @dataclass
 class PooledCall(Call):
+    """A call with something to do."""
+
+    passed: list[int] = field(default_factory=list, kw_only=True)
+    """Layers whose hooks have run."""
+    records: list[SiteRecord] = field(default_factory=list, kw_only=True)
+    """Of the sites pooled at so far."""
+
+
+@dataclass
+class LayerCall(PooledCall):
     """A call whose layers, from some site on, have other columns than the caller."""
 
     states: dict[int, SiteState] = field(default_factory=dict, kw_only=True)
     """Of the sites at which columns have merged, by layer."""
     override: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """What layers get instead of the caller's, from the last site on."""
-    passed: list[int] = field(default_factory=list, kw_only=True)
-    """Layers whose hooks have run."""
     positions: Tensor | None = field(default=None, kw_only=True)
     """``[..., B or 1, T]`` of the columns entering the next site (in a continuation: of the caller's)."""
 
 
 @dataclass
-class Prefill(PooledCall):
+class Prefill(LayerCall):
     """A call that carries audio, as far as the layers have come."""
 
     audio: Tensor
@@ -79,7 +96,8 @@ class Prefill(PooledCall):
     """Lengths of each row's stretches of audio tokens among them, in order, where the next site keeps a share."""
     shift: Tensor | None = None
     """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
-    records: list[SiteRecord] = field(default_factory=list)
+    sizes: Tensor | None = None
+    """``[B, T]`` int32, tokens that each column entering the next site stands for; None: one each, or nobody asks."""
     caller_audio: Tensor = field(init=False)
     """``audio`` among the caller's columns."""
 
@@ -88,7 +106,7 @@ class Prefill(PooledCall):
 
 
 @dataclass
-class Continuation(PooledCall):
+class Continuation(LayerCall):
     """A call on top of a pooled cache."""
 
     own_mask: Tensor | None = None

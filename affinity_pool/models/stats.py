@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
+
+from .sites import MEMORY, Layer
 
 
 @dataclass(frozen=True)
 class SiteStats:
     """One site in the last prefill; lists have one entry for each row of the batch, padding never counts."""
 
-    layer: int
+    layer: Layer
     tokens_before: list[int]
     tokens_after: list[int]
     audio_before: list[int]
@@ -19,7 +22,8 @@ class SiteStats:
     segment_ids: Tensor
     """``[B, T]`` int32 over the columns that entered the site: the column of the output each went to, -1 if none."""
     counts: Tensor
-    """``[B, T]`` int32 over the same columns, filled from the right: tokens in each group, 0 where there is none."""
+    """``[B, T]`` int32 over the same columns, filled from the right (``"memory"``: from the left): tokens in each group,
+    0 where there is none."""
 
     @property
     def audio_kept(self) -> float:
@@ -42,7 +46,7 @@ class PrefillStats:
 class SiteRecord:
     """A site's tensors, kept as they came: figures are read from them only when someone asks."""
 
-    layer: int
+    layer: Layer
     audio: Tensor
     before: list[int]
     after: list[int]
@@ -50,8 +54,11 @@ class SiteRecord:
     counts: Tensor
 
     def stats(self) -> SiteStats:
-        width = self.audio.shape[1]
-        audio = [int(row[width - n :].sum()) for row, n in zip(self.audio, self.before, strict=True)]
+        if self.layer == MEMORY:  # there is nothing else
+            audio = self.before
+        else:
+            width = self.audio.shape[1]
+            audio = [int(row[width - n :].sum()) for row, n in zip(self.audio, self.before, strict=True)]
         kept = [a - (b - c) for a, b, c in zip(audio, self.before, self.after, strict=True)]
         return SiteStats(self.layer, self.before, self.after, audio, kept, self.segment_ids, self.counts)
 
@@ -65,7 +72,8 @@ def prefill_stats(records: list[SiteRecord], depths: list[int], bytes_per_column
     rows, unpooled = records[0].audio.shape
     columns = 0
     for depth in depths:
-        merging = [record for record in records if record.layer <= depth and record.before != record.after]
+        passed = [record for record in records if record.layer == MEMORY or cast(int, record.layer) <= depth]
+        merging = [record for record in passed if record.before != record.after]
         columns += max(merging[-1].after) if merging else unpooled
     per_column = rows * bytes_per_column
     return PrefillStats(

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from .cache import PooledCache, cache_of, check_owner
-from .calls import AUDIO_POSITIONS, Calls, Hook
+from .calls import Hook
 from .keys import SiteState
-from .masks import attention_mask
+from .layers import AUDIO_POSITIONS, LayerCalls
+from .masks import attention_mask, log_sizes
 from .refusals import check_prefill
-from .running import Call, Continuation, PooledCall, Prefill, current
+from .running import Call, Continuation, LayerCall, Prefill, current
 
 
-class TransformersCalls(Calls):
+class TransformersCalls(LayerCalls):
     """The default: every family but Kimi-Audio."""
 
     def begin(self, kwargs: dict[str, Any]) -> Call:
@@ -30,7 +31,7 @@ class TransformersCalls(Calls):
         if features and kwargs.get(AUDIO_POSITIONS) is not None:
             raise ValueError("audio_positions goes with inputs_embeds, and this call has features: pass one of them")
         if features or (embedded := _audio_among_embeddings(kwargs)) is not None:
-            check_prefill(kwargs, patched.features, patched.decoder)
+            check_prefill(kwargs, patched)
             audio = self._placeholders(kwargs["input_ids"]) if embedded is None else embedded
             return Prefill(patched, audio, kwargs.get("attention_mask"))
         if isinstance(cache, PooledCache):
@@ -69,12 +70,13 @@ class TransformersCalls(Calls):
             cos_sin = tuple(_phases_at(phase, starts) for phase in given)
         else:
             cos_sin = decoder.rotary_emb(hidden, call.positions)
+        implementation, weights = decoder.config._attn_implementation, log_sizes(call.sizes)
         call.override = {
-            "attention_mask": attention_mask(decoder.config._attn_implementation, valid, width, width, hidden),
+            "attention_mask": attention_mask(implementation, valid, width, width, hidden, weights),
             "position_ids": position_ids,  # from 0 in both modes: gaps make FlashAttention see packed sequences
             "position_embeddings": cos_sin,
         }
-        call.states[layer] = SiteState(call.caller_audio.shape[1] - width, valid, call.shift)
+        call.states[layer] = SiteState(call.caller_audio.shape[1] - width, valid, call.shift, weights)
         cache = cache_of(kwargs)
         if cache is not None:
             PooledCache.adopt(cache, call)
@@ -83,7 +85,8 @@ class TransformersCalls(Calls):
         decoder, state, queries = self.patched.decoder, call.states[layer], hidden.shape[1]
         keys = cache_of(kwargs).columns(layer) + queries
         valid = state.valid_keys(keys, call.own_mask)
-        mask = attention_mask(decoder.config._attn_implementation, valid, queries, keys, hidden)
+        implementation = decoder.config._attn_implementation
+        mask = attention_mask(implementation, valid, queries, keys, hidden, state.weights(keys))
         if mask is None and kwargs["attention_mask"] is None and state.shift is None:
             call.override = {}
             return
@@ -92,14 +95,14 @@ class TransformersCalls(Calls):
             assert call.positions is not None
             call.override["position_embeddings"] = decoder.rotary_emb(hidden, call.positions - state.shift)
 
-    def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
+    def more_hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
         """Renumbering needs the positions behind the phases, which layers are not always told (multimodal RoPE)."""
         if self.patched.positions == "compact":
             yield self.patched.decoder.rotary_emb, self._note_positions
 
     def _note_positions(self, rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = current(self.patched)
-        if isinstance(call, PooledCall) and call.positions is None:  # else the question is our own
+        if isinstance(call, LayerCall) and call.positions is None:  # else the question is our own
             call.positions = args[1] if len(args) > 1 else kwargs["position_ids"]
 
 

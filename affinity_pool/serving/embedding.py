@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..models.families import family_of
 from ..models.modules import changes_to
 from ..models.prefill import check_expanded
-from ..models.sites import Site, resolve
+from ..models.settings import resolve
+from ..models.sites import Site
 from ..models.wrappers import unwrapped
 
 
@@ -105,7 +106,7 @@ def embed(
 
 
 def _input_site(sites: Any, depth: int) -> Site:
-    found, _ = resolve(sites, depth)
+    found = resolve(sites, depth).sites
     if [site.layer for site in found] != [0]:
         raise ValueError(
             f"sites must be exactly one Site, at layer 0 (the input site), got {list(found)}: deeper layers run in the "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models import Site
-from ..models.sites import Positions, resolve
+from ..models.settings import Positions, resolve
 from .errors import InputError
 
 KEEP = "keep="
@@ -33,14 +33,13 @@ def parse_sites(spec: str, depth: int) -> NamedSites:
     """
     try:
         if ":" in spec and not Path(spec).exists():
-            sites, positions = resolve([_parse_site(part) for part in spec.split(",")], depth)
-            return NamedSites(format_sites(sites), sites, positions)
-        sites, positions = resolve(spec, depth)
+            pooling = resolve([_parse_site(part) for part in spec.split(",")], depth)
+            return NamedSites(format_sites(pooling.sites), pooling)
+        pooling = resolve(spec, depth)
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"sites {spec!r}: {error}") from error
-    return NamedSites(
-        format_sites(sites) if Path(spec).exists() else f"{spec} ({format_sites(sites)})", sites, positions
-    )
+    shown = format_sites(pooling.sites)
+    return NamedSites(shown if Path(spec).exists() else f"{spec} ({shown})", pooling)
 
 
 def _parse_site(text: str) -> Site:

@@ -18,7 +18,7 @@ import jiwer
 import numpy as np
 import torch
 from affinity_pool.models import SiteStats
-from affinity_pool.models.sites import load
+from affinity_pool.models.settings import load
 from affinity_pool.provenance import provenance
 from affinity_pool.study.reductions import uniform_drop
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration

@@ -13,7 +13,7 @@ import transformers
 from random_speech import AUDIO, DECODER, LAYERS, MEL_FRAMES, PAD, prompt
 
 from affinity_pool.models import Site, patch
-from affinity_pool.models.sites import Positions
+from affinity_pool.models.settings import Positions
 
 Row = dict[str, torch.Tensor]
 

@@ -13,7 +13,7 @@ from random_speech import AUDIO, DEEP, DEEP_KEPT, DUAL, INPUT, INPUT_KEPT, KEPT,
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from affinity_pool.models import Site, forward, patch
+from affinity_pool.models import Site, layers, patch
 from affinity_pool.models.families import audio_tower, language_model
 from affinity_pool.reference import rows_left
 
@@ -21,7 +21,7 @@ from affinity_pool.reference import rows_left
 @pytest.fixture
 def without_data(monkeypatch):
     """Sites pool a second time, where tensors have no contents that anyone could wait for; they are listed."""
-    pool_at_site, seen = forward.pool_at_site, []
+    pool_at_site, seen = layers.pool_at_site, []
 
     def to_meta(of: Any) -> Any:
         return tree_map_only(Tensor, lambda tensor: tensor.to("meta"), of)
@@ -37,7 +37,7 @@ def without_data(monkeypatch):
         seen.append(site)
         return expected
 
-    monkeypatch.setattr(forward, "pool_at_site", twice)
+    monkeypatch.setattr(layers, "pool_at_site", twice)
     return seen
 
 

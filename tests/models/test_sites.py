@@ -13,7 +13,7 @@ from random_speech import DEEP, DUAL, INPUT, SPEECH, batch, prompt
 
 from affinity_pool import PooledPadded, pool_padded, pool_padded_to
 from affinity_pool.models import Site, patch
-from affinity_pool.models.sites import preset
+from affinity_pool.models.settings import preset
 
 
 @pytest.mark.parametrize(("depth", "deep"), [(32, 29), (28, 25), (8, 7), (4, 3), (2, 1)])

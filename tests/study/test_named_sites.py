@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from affinity_pool.models import Site
-from affinity_pool.models.sites import FILE, PRESETS, preset
+from affinity_pool.models.settings import FILE, PRESETS, preset
 from affinity_pool.study.errors import InputError
 from affinity_pool.study.sites import format_sites, parse_sites, rule_name, sites_json
 

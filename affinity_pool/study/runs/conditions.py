@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...models import Site, patch
-from ...models.sites import Positions
+from ...models.settings import Positions
 from ..data import Audio, Utterance
 from ..errors import InputError
 from ..metrics import Metric, for_task

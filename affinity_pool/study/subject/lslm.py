@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, WhisperFeatureExtractor
 
 from ...models import FAMILIES, Site, patch
-from ...models.sites import FILE as SITES_FILE
-from ...models.sites import Positions
+from ...models.settings import FILE as SITES_FILE
+from ...models.settings import Positions
 from ..bundled import BUNDLED, bundled_model
 from ..data import digests
 from ..data.audio import Audio

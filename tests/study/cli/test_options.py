@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from affinity_pool.cli.application import extra_that_has
 from affinity_pool.cli.options import layers_of
-from affinity_pool.models.sites import load
+from affinity_pool.models.settings import load
 from affinity_pool.study.subject import lslm
 
 SITE = {"layer": 0, "threshold": 0.9, "window": 1}

@@ -25,7 +25,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from ....models import Site
-from ....models.sites import FILE
+from ....models.settings import FILE
 from ....pooling import pool_padded
 from ...efficiency.flops import relative_prefill_flops
 from ...errors import InputError

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ....models import PrefillStats, Site
-from ....models.sites import Positions, preset
+from ....models.settings import Positions, preset
 from ...errors import InputError
 from ...subject.subject import Subject
 from .forced import Forced, check_forced, model_inputs, speech

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ....models import PrefillStats, Site, patch
-from ....models.sites import Positions
+from ....models.settings import Positions
 from ....provenance import provenance
 from ...data import Utterance, open_data
 from ...efficiency import ttft

@@ -1,0 +1,256 @@
+"""Pooling what a decoder attends to: the encoder's output in encoder-decoder models, the site ``"memory"``.
+
+A hook on the decoder pools the encoder's output in the call that fills the cross-attention's keys and values; there are
+no positions to keep. Hooks on the cross-attentions of its layers bring the mask that the pooled keys need, for rows of
+a batch are left with different lengths, and the sizes of merged tokens if those are to weigh. Both live on the cache
+for the steps that follow. Cross-attention weights, where a caller asks for them, are spread over the tokens that merged:
+token timestamps of Whisper are read from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
+
+from .cache import cache_of, check_owner
+from .calls import Calls, Hook, HookResult
+from .masks import attention_mask, log_sizes
+from .refusals import check_implementation
+from .running import Call, PooledBy, PooledCall, current, innermost
+from .sites import MEMORY
+from .stats import PrefillStats, SiteRecord, prefill_stats
+
+
+@dataclass
+class Memory:
+    """Pooled keys of cross-attention, padded on the right."""
+
+    valid: Tensor | None
+    """``[B, M]`` bool, False in padding; None: all are keys."""
+    log_sizes: Tensor | None
+    """``[B, M]`` what is added to scores; None where nothing is (attention="plain")."""
+    segment_ids: Tensor
+    """``[B, S]`` int32 the key that each of the encoder's tokens went to, -1 in padding."""
+    counts: Tensor
+    """``[B, M]`` int32 tokens in each."""
+
+    def select(self, rows: Tensor) -> None:
+        """Follow the batch to these rows, as the keys do."""
+        rows = rows.to(self.counts.device)
+        self.segment_ids, self.counts = self.segment_ids[rows], self.counts[rows]
+        if self.valid is not None:
+            self.valid = self.valid[rows]
+        if self.log_sizes is not None:
+            self.log_sizes = self.log_sizes[rows]
+
+    def mask(self, implementation: str, hidden: Tensor) -> Tensor | None:
+        """For queries ``hidden [B, T, D]``."""
+        queries, keys = hidden.shape[1], self.counts.shape[1]
+        return attention_mask(implementation, self.valid, queries, keys, hidden, self.log_sizes, causal=False)
+
+    def spread(self, weights: Tensor) -> Tensor:
+        """Attention ``[B, heads, queries, M]`` as ``[B, heads, queries, S]``: each token's even part of its group's."""
+        share = weights / self.counts.clamp(min=1)[:, None, None]
+        ids = self.segment_ids.long()[:, None, None].expand(-1, *share.shape[1:3], -1)
+        return share.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, 0)
+
+
+class _OwnKeys(DynamicCache):
+    """The decoder's own keys beside pooled ones of cross-attention: every step adds to them, and is checked here."""
+
+    pooled_by: PooledBy
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        check_owner(self.pooled_by, innermost())
+        return super().update(*args, **kwargs)
+
+
+class PooledMemoryCache(EncoderDecoderCache):
+    """An ``EncoderDecoderCache`` whose cross-attention a patched model has pooled. Only one patched alike continues it."""
+
+    memory: Memory
+
+    @classmethod
+    def adopt(cls, cache: EncoderDecoderCache, memory: Memory, pooled_by: PooledBy) -> None:
+        """Turn the cache of a running call into a pooled one, in place: the caller holds this very object."""
+        cache.__class__ = cls
+        cache.memory = memory  # type: ignore[attr-defined]  # it is one of cls now
+        own: Any = cache.self_attention_cache
+        own.__class__, own.pooled_by = _OwnKeys, pooled_by
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # says LongTensor, takes any
+        self.memory.select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.memory.select(torch.arange(self.memory.counts.shape[0]).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.memory.select(indices)
+
+    def reset(self) -> None:
+        """Forget everything: an ordinary, empty ``EncoderDecoderCache`` again."""
+        fresh = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.__class__ = EncoderDecoderCache  # type: ignore[assignment]
+        self.__dict__ = fresh.__dict__
+
+
+@dataclass
+class _Attending(PooledCall):
+    """A call whose decoder attends to pooled memory, if ``memory`` is given."""
+
+    memory: Memory | None = None
+    fills: bool = False
+    """Whether it is the one that pools, and puts keys and values in the cache if there is any."""
+    mask: Tensor | None = None
+    """What its layers are given, made at the first."""
+
+
+class MemoryCalls(Calls):
+    """A patched encoder-decoder model."""
+
+    def begin(self, kwargs: dict[str, Any]) -> Call:
+        patched = self.patched
+        config = patched.decoder.config
+        check_implementation(config._attn_implementation, patched.attention)
+        if "flash" in config._attn_implementation:
+            raise NotImplementedError(
+                f"{config._attn_implementation!r} takes the mask of pooled memory for one of the queries: call "
+                "model.set_attn_implementation('sdpa'), or 'flex_attention' or 'eager'"
+            )
+        _check_cache(cache_of(kwargs))
+        asked = kwargs.get("output_attentions")
+        if (config.output_attentions if asked is None else asked) and kwargs.get("return_dict") is False:
+            raise NotImplementedError(
+                "output_attentions with return_dict=False: pooled cross-attention is spread over the encoder's tokens "
+                "by its name in the output. Leave return_dict out"
+            )
+        if patched.decoder.training and getattr(patched.decoder, "gradient_checkpointing", False):
+            raise NotImplementedError(
+                "gradient checkpointing would run the layers a second time without their pooled masks: "
+                "call model.gradient_checkpointing_disable(), or model.eval()"
+            )
+        return _Attending(patched)
+
+    def end(self, call: PooledCall, output: Any) -> Any:
+        memory = call.memory if isinstance(call, _Attending) else None
+        weights = None if memory is None else getattr(output, "cross_attentions", None)
+        if memory is not None and weights is not None:
+            output.cross_attentions = tuple(None if of is None else memory.spread(of) for of in weights)
+        return output
+
+    def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
+        yield self.patched.decoder, self._at_decoder
+        for index, attention in enumerate(cross_attentions(self.patched.decoder, cast(str, self.patched.attends))):
+            yield attention, partial(self._at_attention, index)
+
+    def to_pass(self) -> range:
+        decoder = self.patched.decoder
+        dropped = decoder.training and getattr(decoder, "layerdrop", 0) > 0  # any of them, at random
+        return range(0 if dropped else len(decoder.layers))
+
+    def stats(self, records: list[SiteRecord]) -> PrefillStats:
+        decoder = self.patched.decoder
+        width = decoder.config.d_model if hasattr(decoder.config, "d_model") else decoder.config.hidden_size
+        return prefill_stats(records, list(range(len(decoder.layers))), 2 * width * decoder.dtype.itemsize)
+
+    def _at_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
+        call, hidden = current(self.patched), kwargs.get("encoder_hidden_states")
+        if hidden is None:
+            return None
+        if not isinstance(call, _Attending):
+            raise RuntimeError(
+                "the decoder of a patched model was called around the model, where it would attend to all of the "
+                f"encoder's tokens: call the {type(self.patched.model).__name__}, or remove the patch"
+            )
+        cache = cache_of(kwargs)
+        if isinstance(cache, PooledMemoryCache):
+            call.memory = cache.memory
+        elif cache is None or not any(cache.is_updated.values()):
+            kwargs["encoder_hidden_states"] = self._pool(call, hidden, kwargs.get("encoder_attention_mask"))
+        if call.memory is not None and "encoder_attention_mask" in kwargs:
+            kwargs["encoder_attention_mask"] = None  # of columns that are no more
+        return args, kwargs
+
+    def _pool(self, call: _Attending, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """``[B, S, D]`` pooled: ``[B, M, D]``, as wide as its longest row; as it was, unless something merged."""
+        (site,) = self.patched.sites
+        before = [hidden.shape[1]] * hidden.shape[0]
+        lengths, valid = None, hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+        if mask is not None:
+            valid = mask.to(hidden.device).bool()
+            lengths = valid.sum(1, dtype=torch.int32)
+            before = lengths.tolist()
+            _check_padding(valid)
+        pooled = site.reduce(hidden, lengths, None, left_padded=False)
+        after = pooled.lengths.tolist()
+        call.records = [SiteRecord(MEMORY, valid, before, after, pooled.segment_ids, pooled.counts)]
+        call.fills = True
+        if after == before:
+            return hidden
+        width = max(after)
+        counts = pooled.counts[:, :width]
+        weights = log_sizes(counts) if self.patched.attention == "proportional" else None
+        call.memory = Memory(counts > 0 if min(after) < width else None, weights, pooled.segment_ids, counts)
+        return pooled.values[:, :width]
+
+    def _at_attention(
+        self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> HookResult:
+        call = current(self.patched)
+        if not isinstance(call, _Attending):
+            return None
+        first = not call.passed
+        call.passed.append(index)
+        if call.memory is None:
+            return None
+        cache = cache_of(kwargs)
+        if call.fills and cache is not None and not isinstance(cache, PooledMemoryCache):
+            PooledMemoryCache.adopt(cache, call.memory, self.patched.pooled_by)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        implementation = self.patched.decoder.config._attn_implementation
+        if first:
+            call.mask = call.memory.mask(implementation, hidden)
+        return args, kwargs | {"attention_mask": call.mask}
+
+
+def cross_attentions(decoder: Any, name: str) -> list[nn.Module]:
+    """Of each layer of a decoder what attends to the encoder."""
+    return [getattr(layer, name) for layer in decoder.layers]
+
+
+def check_memory(model: Any, decoder: Any, name: str) -> None:
+    """Refuse heads of a family that have no decoder attending to an encoder."""
+    if not hasattr(decoder, "layers") or not all(hasattr(layer, name) for layer in decoder.layers):
+        raise NotImplementedError(f"{type(model).__name__} has no decoder that attends to its encoder: nothing to pool")
+
+
+def _check_padding(valid: Tensor) -> None:
+    if bool((valid[:, 1:] > valid[:, :-1]).any()):
+        raise NotImplementedError(
+            "the encoder's attention mask has ones after its zeros: pad features on the right, as the processor does"
+        )
+
+
+def _check_cache(cache: Any) -> None:
+    if cache is None:
+        return
+    parts: list[Any] = [getattr(cache, f"{name}_attention_cache", None) for name in ("self", "cross")]
+    plain = all(
+        type(part) in (DynamicCache, _OwnKeys) and all(type(layer) is DynamicLayer for layer in part.layers)
+        for part in parts
+    )
+    if not plain or any(getattr(part, "offloading", False) for part in parts):
+        raise NotImplementedError(
+            f"pooling needs an EncoderDecoderCache of two DynamicCaches, whose lengths may differ, got "
+            f"{type(cache).__name__}: static, quantised and offloaded caches do not work. Leave cache_implementation "
+            "out, and pass such a cache or none"
+        )
