@@ -66,7 +66,7 @@ class Forward:
 
 
 def _signature(kind: type[nn.Module], more: Iterable[str]) -> inspect.Signature:
-    """Of a class's forward, without self, and with more keywords: ``generate`` refuses arguments that the model's forward does not name.
+    """Of a class's forward, without self and with ``more``: ``generate`` refuses arguments that forward does not name.
 
     Not of the model's own forward, around which others may have put a function that names none.
     """

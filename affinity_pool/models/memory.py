@@ -1,10 +1,10 @@
 """Pooling what a decoder attends to: the encoder's output in encoder-decoder models, the site ``"memory"``.
 
-A hook on the decoder pools the encoder's output in the call that fills the cross-attention's keys and values; there are
-no positions to keep. Hooks on the cross-attentions of its layers bring the mask that the pooled keys need, for rows of
-a batch are left with different lengths, and the sizes of merged tokens if those are to weigh. Both live on the cache
-for the steps that follow. Cross-attention weights, where a caller asks for them, are spread over the tokens that merged:
-token timestamps of Whisper are read from them.
+A hook on the decoder pools the encoder's output in the call that fills the keys and values of cross-attention. There
+are no positions to keep. Hooks on the cross-attentions of its layers bring the mask that the pooled keys need, for rows
+of a batch are left with different lengths, and the sizes of merged tokens if those are to weigh. Both live on the cache
+for the steps that follow. Weights of cross-attention, where a caller asks for them, are spread over the tokens that
+merged: Whisper's token timestamps are read from them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _OwnKeys(DynamicCache):
 
 
 class PooledMemoryCache(EncoderDecoderCache):
-    """An ``EncoderDecoderCache`` whose cross-attention a patched model has pooled. Only one patched alike continues it."""
+    """An ``EncoderDecoderCache`` with pooled cross-attention. Only a model patched alike can continue it."""
 
     memory: Memory
 

@@ -53,8 +53,8 @@ def patch(
     decoder's cross-attention then holds fewer keys and values; what is asked of the encoder itself, ``encoder_outputs``
     too, stays as it is, and so does ``cross_attentions``: a merged token's weight is spread over what merged.
 
-    In the others batches must be padded on the left, as ``generate`` needs them anyway; ``output_hidden_states`` then has a different
-    width from each site on, and so have the logits of a prefill: their last column is the last token's.
+    In the others batches must be padded on the left, as ``generate`` needs them anyway; ``output_hidden_states`` then
+    has a different width from each site on, and so have the logits of a prefill: their last column is the last token's.
 
     Calls may come from several threads. Embeddings made beforehand are pooled where the caller says which are audio:
     ``model.generate(inputs_embeds=..., audio_positions=mask)``, with a ``[B, T]`` bool mask. Copies and pickles of a
@@ -90,7 +90,7 @@ def patch(
     )
     if family.attends is not None and patched.positions != "keep":
         raise ValueError(
-            f"positions={patched.positions!r}, but what a decoder attends to has no positions: leave it out"
+            f"positions={patched.positions!r}, but what a decoder attends to has none: leave positions out"
         )
     return Handle(family.calls(patched))
 

@@ -99,9 +99,9 @@ def check_attention(attention: object) -> Attention:
 
 
 def load(path: str | os.PathLike[str]) -> Pooling:
-    """Read ``{"sites": [{"layer": 0, "threshold": 0.9, "window": 1}, ...], "positions": "keep", "attention": "plain"}``.
+    """Read ``{"sites": [{"layer": 0, "threshold": 0.9, "window": 1}, ...]}``, and ``"positions"``, ``"attention"``.
 
-    A site may also be ``{"layer": 0, "keep": 0.5}``, and a layer ``"memory"``; positions and attention may be missing.
+    A site may also be ``{"layer": 0, "keep": 0.5}``, and its layer ``"memory"``.
     """
     file = Path(path)
     if file.is_dir():

@@ -29,7 +29,9 @@ class Site:
     """Pool the hidden states that enter decoder layer ``layer``; layer 0 is the language model's input.
 
     In an encoder-decoder model such as Whisper the one site is ``"memory"``, the encoder's output, which the decoder's
-    layers attend to. By a threshold, as the paper does, or to a share of the tokens: then how many are left is known beforehand.
+    layers attend to.
+
+    By a threshold, as the paper does, or to a share of the tokens: then how many are left is known beforehand.
     """
 
     layer: Layer

@@ -22,8 +22,8 @@ class SiteStats:
     segment_ids: Tensor
     """``[B, T]`` int32 over the columns that entered the site: the column of the output each went to, -1 if none."""
     counts: Tensor
-    """``[B, T]`` int32 over the same columns, filled from the right (``"memory"``: from the left): tokens in each group,
-    0 where there is none."""
+    """``[B, T]`` int32 over the same columns, filled from the right (in ``"memory"`` from the left): tokens in each
+    group, 0 where there is none."""
 
     @property
     def audio_kept(self) -> float:
