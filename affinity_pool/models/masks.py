@@ -18,7 +18,7 @@ def is_supported(implementation: str) -> bool:
 
 def adds_to_scores(implementation: str) -> bool:
     """Whether its masks may hold any number, to be added to scores."""
-    return implementation in ("eager", "sdpa", "flex_attention")
+    return implementation in ("eager", "sdpa")
 
 
 def log_sizes(sizes: Tensor | None) -> Tensor | None:
@@ -59,7 +59,4 @@ def attention_mask(
     if implementation == "sdpa" and weights is None:
         return visible
     scores = like.new_zeros(1, 1, 1, 1) if weights is None else weights[:, None, None].to(like.dtype)
-    if visible is not None:
-        scores = torch.where(visible, scores, torch.finfo(like.dtype).min)
-    # flex attention looks every number up by batch and query
-    return scores.expand(like.shape[0], 1, queries, keys) if implementation == "flex_attention" else scores
+    return scores if visible is None else torch.where(visible, scores, torch.finfo(like.dtype).min)

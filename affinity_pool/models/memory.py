@@ -124,7 +124,7 @@ class MemoryCalls(Calls):
         if "flash" in config._attn_implementation:
             raise NotImplementedError(
                 f"{config._attn_implementation!r} takes the mask of pooled memory for one of the queries: call "
-                "model.set_attn_implementation('sdpa'), or 'flex_attention' or 'eager'"
+                "model.set_attn_implementation('sdpa'), or 'eager'"
             )
         _check_cache(cache_of(kwargs))
         asked = kwargs.get("output_attentions")

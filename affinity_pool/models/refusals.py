@@ -65,12 +65,12 @@ def check_implementation(implementation: str, attention: Attention) -> None:
     if not is_supported(implementation):
         raise NotImplementedError(
             f"attention implementation {implementation!r} is not supported: "
-            "call model.set_attn_implementation('sdpa'), or 'eager', 'flex_attention' or 'flash_attention_2'"
+            "call model.set_attn_implementation('sdpa'), or 'eager' or 'flash_attention_2'"
         )
     if attention == "proportional" and not adds_to_scores(implementation):
         raise NotImplementedError(
             f"attention='proportional' adds to attention scores, for which {implementation!r} has no argument: "
-            "call model.set_attn_implementation('sdpa'), or 'flex_attention' or 'eager'"
+            "call model.set_attn_implementation('sdpa'), or 'eager'"
         )
 
 
