@@ -108,8 +108,6 @@ class _Attending(PooledCall):
     """A call whose decoder attends to pooled memory, if ``memory`` is given."""
 
     memory: Memory | None = None
-    fills: bool = False
-    """Whether it is the one that pools, and puts keys and values in the cache if there is any."""
     mask: Tensor | None = None
     """What its layers are given, made at the first."""
 
@@ -193,7 +191,6 @@ class MemoryCalls(Calls):
         pooled = site.reduce(hidden, lengths, None, left_padded=False)
         after = pooled.lengths.tolist()
         call.records = [SiteRecord(MEMORY, valid, before, after, pooled.segment_ids, pooled.counts)]
-        call.fills = True
         if after == before:
             return hidden
         width = max(after)
@@ -213,7 +210,7 @@ class MemoryCalls(Calls):
         if call.memory is None:
             return None
         cache = cache_of(kwargs)
-        if call.fills and cache is not None and not isinstance(cache, PooledMemoryCache):
+        if cache is not None and not isinstance(cache, PooledMemoryCache):
             PooledMemoryCache.adopt(cache, call.memory, self.patched.pooled_by)
         hidden = args[0] if args else kwargs["hidden_states"]
         implementation = self.patched.decoder.config._attn_implementation

@@ -127,7 +127,7 @@ FAMILIES = tuple(_MADE)
 @functools.cache
 @torch.inference_mode(False)
 def random_model(family: str = "whisper", attention: str | None = None, dtype: torch.dtype = torch.float32) -> Any:
-    """One model for each attention implementation (None: the family's), of the same weights; tests leave it as it is."""
+    """One model for each attention implementation (None: the family's), of the same weights; tests leave it alone."""
     torch.manual_seed(0)
     model = _MADE[family]().eval()
     with torch.no_grad():

@@ -275,7 +275,8 @@ def test_batches_of_a_cache_are_selected_and_repeated():
     for attention in ("plain", "proportional"):
         with patch(model, [SITE], attention=attention):
             cache = model(**inputs, decoder_input_ids=PROMPT.expand(3, -1), use_cache=True).past_key_values
-            cache.batch_select_indices(torch.tensor([2, 0]))
+            cache.reorder_cache(torch.tensor([1, 2, 0]))
+            cache.batch_select_indices(torch.tensor([1, 2]))
             cache.batch_repeat_interleave(2)
             rows = [2, 2, 0, 0]
             chosen = {name: value[rows] for name, value in inputs.items()}
