@@ -184,7 +184,7 @@ class MemoryCalls(Calls):
         before = [hidden.shape[1]] * hidden.shape[0]
         lengths, valid = None, hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
         if mask is not None:
-            valid = mask.to(hidden.device).bool()
+            valid = _of_tokens(mask, hidden.shape[1]).to(hidden.device).bool()
             lengths = valid.sum(1, dtype=torch.int32)
             before = lengths.tolist()
             _check_padding(valid)
@@ -228,6 +228,21 @@ def check_memory(model: Any, decoder: Any, name: str) -> None:
     """Refuse heads of a family that have no decoder attending to an encoder."""
     if not hasattr(decoder, "layers") or not all(hasattr(layer, name) for layer in decoder.layers):
         raise NotImplementedError(f"{type(model).__name__} has no decoder that attends to its encoder: nothing to pool")
+
+
+MOONSHINE_STRIDE = 64 * 3 * 2  # samples to a token
+
+
+def _of_tokens(mask: Tensor, tokens: int) -> Tensor:
+    """The encoder's mask; Moonshine's in transformers 4 is of samples, which its decoder thins out as here."""
+    if mask.shape[1] > tokens:
+        mask = mask[:, ::MOONSHINE_STRIDE][:, :tokens]
+    if mask.shape[1] != tokens:
+        raise NotImplementedError(
+            f"the encoder's attention mask tells of {mask.shape[1]} tokens and its output has {tokens}: this release "
+            "of transformers makes them in a way that the patch does not know"
+        )
+    return mask
 
 
 def _check_padding(valid: Tensor) -> None:

@@ -83,11 +83,10 @@ def test_a_step_with_cache_is_one_without(family, attention):
     model, inputs, site = random_model(family), speech(family), some(family)
     extra = torch.arange(7, 13)[None].expand(3, -1)
     with patch(model, [site], attention=attention):
-        output = model(**inputs, decoder_input_ids=PROMPT.expand(3, -1), use_cache=True)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        output = model(**inputs, decoder_input_ids=PROMPT.expand(3, -1), past_key_values=cache, use_cache=True)
         for step in range(extra.shape[1]):
-            output = model(
-                **inputs, decoder_input_ids=extra[:, step : step + 1], past_key_values=output.past_key_values
-            )
+            output = model(**inputs, decoder_input_ids=extra[:, step : step + 1], past_key_values=cache)
         whole = torch.cat([PROMPT.expand(3, -1), extra], 1)
         torch.testing.assert_close(output.logits[:, -1], logits(model, inputs, whole, use_cache=False)[:, -1])
 
