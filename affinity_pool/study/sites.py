@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models import Site
-from ..models.settings import Positions, resolve
+from ..models import Site, SiteStats
+from ..models.settings import Pooling, resolve
 from .errors import InputError
 
 KEEP = "keep="
@@ -16,11 +16,10 @@ KEEP = "keep="
 
 @dataclass(frozen=True)
 class NamedSites:
-    """Sites under the name they were asked for."""
+    """Where and how to pool, under the name it was asked for."""
 
     name: str
-    sites: tuple[Site, ...]
-    positions: Positions | None = None
+    pooling: Pooling
 
 
 def parse_sites(spec: str, depth: int) -> NamedSites:
@@ -91,6 +90,17 @@ def sites_json(sites: Sequence[Site]) -> list[dict[str, Any]]:
         else {"layer": site.layer, "keep": site.keep}
         for site in sites
     ]
+
+
+def layer_of(site: Site | SiteStats) -> int:
+    """The decoder layer of a site, for all that counts layers.
+
+    Raises:
+        InputError: it is the site of an encoder-decoder model, whose decoder's layers are all pooled alike.
+    """
+    if isinstance(site.layer, str):
+        raise InputError(f"site at {site.layer!r}: of models that attend to their audio nothing is measured here")
+    return site.layer
 
 
 def site_name(site: Site) -> str:

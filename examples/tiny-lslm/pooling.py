@@ -9,7 +9,7 @@ sites. All three answer the same utterances, so differences are of pairs, with a
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import jiwer
 import numpy as np
 import torch
 from affinity_pool.models import SiteStats
-from affinity_pool.models.settings import load
+from affinity_pool.models.settings import Pooling, load
 from affinity_pool.provenance import provenance
 from affinity_pool.study.reductions import uniform_drop
+from affinity_pool.study.sites import sites_json
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from evaluate import LONGEST_ANSWER
@@ -77,12 +78,15 @@ class Bench:
             )
             yield inputs, [" ".join(answer(utterance.words, task)) for utterance in utterances]
 
-    def ask(self, inputs: Any, wanted: Sequence[str], sites: Sequence[Site], answers: Answers) -> tuple[SiteStats, ...]:
-        """Answer one batch, pooled at `sites`, into `answers`; what the sites did."""
+    def ask(
+        self, inputs: Any, wanted: Sequence[str], pooling: Pooling | None, answers: Answers
+    ) -> tuple[SiteStats, ...]:
+        """Answer one batch, pooled so or (None) not at all, into `answers`; what the sites did."""
         stats: tuple[SiteStats, ...] = ()
         with torch.no_grad():
-            if sites:
-                with affinity_pool.patch(self.model, list(sites)) as handle:
+            if pooling is not None:
+                how = {"positions": pooling.positions, "attention": pooling.attention}
+                with affinity_pool.patch(self.model, pooling.sites, **how) as handle:
                     tokens = self.model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
                     stats = handle.stats.sites
             else:
@@ -105,7 +109,7 @@ def choose(bench: Bench, checkpoint: Path, sets: Sequence[str], say: Callable[[s
     def measure(*sites: Site) -> Answers:
         answers = Answers()
         for inputs, wanted in loaded:
-            bench.ask(inputs, wanted, sites, answers)
+            bench.ask(inputs, wanted, Pooling(sites) if sites else None, answers)
         kept = "  ".join(f"layer {layer} keeps {share:.3f}" for layer, share in answers.retention().items())
         places = ", ".join(f"{site.layer}: {site.threshold}" for site in sites) or "none"
         say(f"sites {places:24} error {answers.error:.4f}  {kept}")
@@ -126,7 +130,7 @@ def choose(bench: Bench, checkpoint: Path, sets: Sequence[str], say: Callable[[s
     first = best([(site, measure(site)) for site in at_input], 0, *INPUT_RETENTION)
     deep = [Site(layer, threshold, window=3) for layer in DEEP_LAYERS for threshold in DEEP_THRESHOLDS]
     second = best([(site, measure(first, site)) for site in deep], None, *DEEP_RETENTION)
-    sites = [{"layer": s.layer, "threshold": s.threshold, "window": s.window} for s in (first, second)]
+    sites = sites_json((first, second))
     file = checkpoint / "affinity_pool.json"
     file.write_text(json.dumps({"sites": sites, "positions": "keep"}, indent=2) + "\n")
     say(f"{file}: {sites}")
@@ -143,16 +147,16 @@ def difference(one: Answers, other: Answers, seed: int = 0) -> dict[str, float]:
 
 def report(bench: Bench, checkpoint: Path, sets: Sequence[str], out: Path) -> None:
     """Error of the three conditions on each test set and task, and the paired differences."""
-    sites, positions = load(checkpoint)
+    pooling = load(checkpoint)
     rows = []
     for name in sets:
         for task in TASKS:
             plain, pooled, dropped = Answers(), Answers(), Answers()
             for inputs, wanted in bench.batches(name, task):
-                bench.ask(inputs, wanted, (), plain)
-                stats = bench.ask(inputs, wanted, sites, pooled)
-                same_counts = [Site(s.layer, reduction=uniform_drop(torch.tensor(s.audio_after))) for s in stats]
-                bench.ask(inputs, wanted, same_counts, dropped)
+                bench.ask(inputs, wanted, None, plain)
+                stats = bench.ask(inputs, wanted, pooling, pooled)
+                same_counts = (Site(s.layer, reduction=uniform_drop(torch.tensor(s.audio_after))) for s in stats)
+                bench.ask(inputs, wanted, replace(pooling, sites=tuple(same_counts)), dropped)
             assert dropped.kept == pooled.kept
             row = {
                 "set": name,
@@ -167,7 +171,11 @@ def report(bench: Bench, checkpoint: Path, sets: Sequence[str], out: Path) -> No
             }
             rows.append(row)
             print(json.dumps(row), flush=True)
-    config = {"sites": [{k: v for k, v in asdict(s).items() if k != "reduce"} for s in sites], "positions": positions}
+    config = {
+        "sites": sites_json(pooling.sites),
+        "positions": pooling.positions or "keep",
+        "attention": pooling.attention or "plain",
+    }
     out.write_text(json.dumps({"provenance": provenance(), "config": config, "results": rows}, indent=1) + "\n")
 
 

@@ -25,16 +25,16 @@ SPECS = {
 @pytest.mark.parametrize("spec", SPECS)
 def test_sites_read_as_they_are_written(spec: str) -> None:
     choice = parse_sites(spec, 8)
-    assert choice.sites == SPECS[spec]
-    assert choice.name == spec == format_sites(choice.sites)
+    assert choice.pooling.sites == SPECS[spec]
+    assert choice.name == spec == format_sites(choice.pooling.sites)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_sites_in_a_file_are_those_that_results_hold(spec: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(json.dumps({"sites": sites_json(SPECS[spec])}))
     choice = parse_sites(str(tmp_path), 8)
-    assert (choice.sites, choice.name) == (SPECS[spec], spec)
-    assert tuple(Site(**entry) for entry in sites_json(choice.sites)) == SPECS[spec]
+    assert (choice.pooling.sites, choice.name) == (SPECS[spec], spec)
+    assert tuple(Site(**entry) for entry in sites_json(choice.pooling.sites)) == SPECS[spec]
 
 
 @pytest.mark.parametrize("spec", ["0:keep=.5,7:0.850:3", " 0 : keep=0.50, 7:0.85: 3", "7:0.85:3,0:keep=5e-1"])

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import Site, patch
-from ...models.settings import Positions
+from ...models.settings import Pooling
 from ..data import Audio, Utterance
 from ..errors import InputError
 from ..metrics import Metric, for_task
+from ..sites import layer_of
 from ..subject.lslm import Lslm
 from ..subject.subject import LONGEST_ANSWER
 from .batches import Batch, Prepare
@@ -34,12 +34,10 @@ class Condition:
     """Unique in a run."""
     facts: Facts = field(default_factory=dict)
     """What it is, as JSON: goes into the results."""
-    sites: Sequence[Site] | Callable[[Batch], Sequence[Site]] = ()
-    """Where it pools. A function sees the batch, with ``batch.kept`` of the conditions before this one."""
+    pooling: Pooling | Callable[[Batch], Pooling] | None = None
+    """Where and how it pools. A function sees the batch, with ``batch.kept`` of the conditions before this one."""
     altered: Callable[[Batch, int], Audio] | None = None
     """The recording of a row as the model is to get it; None: as it is."""
-    positions: Positions | None = None
-    """As for :func:`affinity_pool.patch`."""
 
 
 UNPOOLED = Condition("unpooled")
@@ -75,13 +73,13 @@ class Answering:
         inputs = batch.inputs
         if condition.altered is not None:
             inputs = self.lslm.batch([condition.altered(batch, row) for row in range(len(batch.audio))], batch.prompts)
-        sites = condition.sites(batch) if callable(condition.sites) else condition.sites
+        pooling = condition.pooling(batch) if callable(condition.pooling) else condition.pooling
         layers, kept = [], []
         seen: list[Tensor] = []
-        with patch(self.lslm.model, sites, positions=condition.positions) if sites else nullcontext() as handle:
+        with nullcontext() if pooling is None else self.lslm.patched(pooling) as handle:
             said = self.lslm.generate(inputs, self.longest, seen.append if self.first_token else None)
             if handle is not None and handle.stats is not None:
-                layers = [site.layer for site in handle.stats.sites]
+                layers = [layer_of(site) for site in handle.stats.sites]
                 kept = [site.audio_after for site in handle.stats.sites]
         audio = self.lslm.audio_positions(inputs).sum(1)
         text = (inputs["attention_mask"].sum(1) - audio).tolist()

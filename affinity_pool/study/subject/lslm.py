@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoProcessor, WhisperFeatureExtractor
 
 from ...models import FAMILIES, Site, patch
 from ...models.settings import FILE as SITES_FILE
-from ...models.settings import Positions
+from ...models.settings import Pooling
 from ..bundled import BUNDLED, bundled_model
 from ..data import digests
 from ..data.audio import Audio
@@ -86,15 +86,15 @@ class Lslm(Subject):
         clips = [clip.samples for clip in audio]
         return self.to_device(model_inputs(self.processor, self.config.model_type, clips, list(prompts)))
 
-    def pooling(self, sites: str | Path | Sequence[Site]) -> tuple[tuple[Site, ...], Positions]:
-        """The sites that a patch given ``sites`` pools at, and its positions.
+    def pooling(self, sites: str | Path | Sequence[Site]) -> Pooling:
+        """Where and how a patch given ``sites`` pools, with nothing left open.
 
         Raises:
             InputError: there are none such, or not in this model.
         """
         try:
             with patch(self.model, sites) as handle:
-                return handle.sites, handle.positions
+                return Pooling(handle.sites, handle.positions, handle.attention)
         except (OSError, ValueError) as error:
             raise InputError(str(error)) from error
 
@@ -157,6 +157,11 @@ def load(
         raise InputError(
             f"{name} is a {config.model_type} model; supported are {', '.join(sorted(FAMILIES))}. "
             "A family is a few lines in affinity_pool/models/families.py"
+        )
+    if FAMILIES[config.model_type].attends is not None:
+        raise InputError(
+            f"{name} is a {config.model_type} model, whose decoder attends to its audio: affinity_pool.patch pools it, "
+            "the study is of models that have audio among their decoder's tokens"
         )
     if Path(name).is_dir():
         transformers.utils.logging.disable_progress_bar()  # a download deserves one, reading a folder does not

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from ...models import Family
+from ...models import Family, Handle, patch
 from ...models.families import family_of
+from ...models.settings import Pooling
 from ..errors import InputError
 
 LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
@@ -74,6 +75,10 @@ class Subject:
         if seconds is None:
             raise InputError(f"how long an audio token of a {self.config.model_type} model is, is not known")
         return seconds
+
+    def patched(self, pooling: Pooling) -> Handle:
+        """Pool it, until the handle is let go."""
+        return patch(self.model, pooling.sites, positions=pooling.positions, attention=pooling.attention)
 
     def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``[B, T]`` bool: which tokens of the prompt are audio."""

@@ -107,6 +107,7 @@ FILES = {
     "positions": ({"sites": [SITE], "positions": "Keep"}, "positions must be 'keep' or 'compact', got 'Keep'"),
     "positions of a list": ({"sites": [SITE], "positions": []}, "positions must be 'keep' or 'compact'"),
     "a list": ([SITE], "got list"),
+    "attention": ({"sites": [SITE], "attention": "Plain"}, "attention must be 'plain' or 'proportional', got 'Plain'"),
     "no sites": ({}, "'sites' is missing"),
     "sites that are none": ({"sites": 3}, "sites must be a list, got int"),
     "a site that is none": ({"sites": [3]}, "a site has layer, threshold and window"),
@@ -155,7 +156,9 @@ values = st.recursive(
     max_leaves=6,
 )
 entries = st.fixed_dictionaries({"layer": st.integers(-1, 5) | values, "threshold": values, "window": values})
-contents = st.fixed_dictionaries({"sites": st.lists(entries | values, max_size=3)}, optional={"positions": values})
+contents = st.fixed_dictionaries(
+    {"sites": st.lists(entries | values, max_size=3)}, optional={"positions": values, "attention": values}
+)
 
 
 @settings(max_examples=max(300, settings.default.max_examples), deadline=None)
@@ -164,12 +167,13 @@ def test_any_sites_file_is_taken_or_named(tmp_path_factory: pytest.TempPathFacto
     file = tmp_path_factory.getbasetemp() / "any.json"
     file.write_bytes(content)
     try:
-        sites, positions = load(file)
+        pooling = load(file)
     except ValueError as error:
         assert "any.json" in str(error)  # noqa: PT017
         return
-    assert positions in (None, "keep", "compact")
-    assert all(1 <= site.window <= 32 and site.layer >= 0 for site in sites)
+    assert pooling.positions in (None, "keep", "compact")
+    assert pooling.attention in (None, "plain", "proportional")
+    assert all(1 <= site.window <= 32 and (site.layer == "memory" or site.layer >= 0) for site in pooling.sites)
 
 
 DAMAGES = {

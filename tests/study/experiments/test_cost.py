@@ -15,6 +15,7 @@ from commands import invoke
 
 from affinity_pool import Site, pool
 from affinity_pool.models import patch
+from affinity_pool.models.settings import Pooling
 from affinity_pool.study.data.audio import Audio
 from affinity_pool.study.errors import InputError
 from affinity_pool.study.experiments.cost import measure, parts
@@ -23,11 +24,11 @@ from affinity_pool.study.experiments.cost.forced import FINAL_RETENTION, INPUT_R
 from affinity_pool.study.experiments.cost.memory import peak_bytes
 from affinity_pool.study.experiments.cost.prompts import (
     Case,
-    Pooling,
     Prompt,
     Request,
     bucket_cases,
     forced_cases,
+    idle,
     inputs_of,
     length_cases,
 )
@@ -134,7 +135,7 @@ def test_a_prefill_off_its_plan_is_not_timed(subject: Subject, monkeypatch: pyte
 
 def test_where_nothing_is_to_merge_nothing_does(subject: Subject) -> None:
     prompt = next(forced_cases(subject, [1.0], [1])).prompts()[0]
-    with measure.patched(subject, prompt.pooling.idle) as handle:
+    with measure.patched(subject, idle(prompt.pooling)) as handle:
         measure.first_token(subject, prompt)
     assert [site.layer for site in handle.stats.sites] == [site.layer for site in prompt.pooling.sites]
     assert handle.stats.kv_bytes_saved == 0
@@ -386,8 +387,8 @@ def test_the_command_measures_shares_too(folder: Path, clips: Path, tmp_path: Pa
 
 
 def test_shares_merge_nothing_when_idle() -> None:
-    idle = Pooling((Site(0, keep=0.5), Site(2, 0.8, 1)), "keep").idle
-    assert idle.sites == (Site(0, keep=1.0), Site(2, 2.0, 1))
+    pooling = Pooling((Site(0, keep=0.5), Site(2, 0.8, 1)), "keep")
+    assert idle(pooling).sites == (Site(0, keep=1.0), Site(2, 2.0, 1))
 
 
 def test_the_command_measures_a_config(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_shares_stand_beside_the_thresholds_at_their_layers(folder: Path, corpus
             own, other = (c["scores"][task][metric]["value"] for c in (shares, thresholds))
             assert difference["value"] == pytest.approx(own - other, abs=2e-6)
             assert len(difference["interval_95"]) == 2
-    (site,) = parse_sites(thresholds["as_shares"], 4).sites
+    (site,) = parse_sites(thresholds["as_shares"], 4).pooling.sites
     assert site.keep == pytest.approx(thresholds["retention"][0], abs=0.02)
     assert "as_shares" not in shares
     page = (tmp_path / "index.html").read_text()

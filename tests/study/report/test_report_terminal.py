@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from affinity_pool.models import Site
+from affinity_pool.models.settings import Pooling
 from affinity_pool.study.efficiency.flops import Flops
 from affinity_pool.study.efficiency.ttft import Ttft
 from affinity_pool.study.experiments.demo.page import write
@@ -25,7 +26,8 @@ COST = Cost(3, (10, 5), (FLOPS, FLOPS), (20, 10), Ttft((1.0,) * 6, (0.9,) * 6))
 def demo_of(text: str) -> Demo:
     clips = tuple(Clip(text, 1.0, text, text, text, text, COST) for _ in range(2))
     picture = Picture(text, np.zeros((8, 10)), 1.0, 0.1, [], [Row("tokens", "", [Span(0, 10)])])
-    return Demo(text, "cpu", "float32", (Site(0, 0.5, 1),), "keep", 6, clips, picture, (f"{text} was cut",))
+    pooling = Pooling((Site(0, 0.5, 1),), "keep", "plain")
+    return Demo(text, "cpu", "float32", pooling, 6, clips, picture, (f"{text} was cut",))
 
 
 def printed(text: str) -> str:

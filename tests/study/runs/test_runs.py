@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from affinity_pool.models import Site
+from affinity_pool.models.settings import Pooling
 from affinity_pool.study.data import open_data
 from affinity_pool.study.errors import InputError
 from affinity_pool.study.runs.batches import Plan, run
@@ -21,7 +22,7 @@ from affinity_pool.study.runs.conditions import UNPOOLED, Answering, Condition, 
 from affinity_pool.study.runs.results import Answer, Finished
 from affinity_pool.study.subject.lslm import Lslm, load
 
-POOLED = Condition("pooled", {"threshold": 0.6}, [Site(0, 0.3, 1), Site(2, 0.15, 3)])
+POOLED = Condition("pooled", {"threshold": 0.6}, Pooling((Site(0, 0.3, 1), Site(2, 0.15, 3))))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from ....models import Site
-from ....models.settings import FILE
+from ....models.settings import FILE, Pooling
 from ....pooling import pool_padded
 from ...efficiency.flops import relative_prefill_flops
 from ...errors import InputError
@@ -35,7 +35,7 @@ from ...runs.batches import Batch, Work
 from ...runs.conditions import UNPOOLED, Answering, Condition
 from ...runs.results import Answer, CalibrationSummary, Facts, Finished, TokensLeft, TrialResult
 from ...runs.scores import as_shares, by_condition, relative_flops, retention
-from ...sites import format_sites, sites_json
+from ...sites import format_sites, layer_of, sites_json
 from ...subject.lslm import Lslm
 
 Criterion = Literal["answer", "first-token"]
@@ -87,6 +87,10 @@ class Trial:
     @property
     def name(self) -> str:
         return format_sites(self.sites)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(map(layer_of, self.sites))
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def conditions(trials: Sequence[Sequence[Site]]) -> list[Condition]:
     """The unpooled model, whose answers are to be kept, and each trial."""
     return [
         UNPOOLED,
-        *(Condition(format_sites(sites), {"sites": format_sites(sites)}, tuple(sites)) for sites in trials),
+        *(Condition(format_sites(sites), {"sites": format_sites(sites)}, Pooling(tuple(sites))) for sites in trials),
     ]
 
 
@@ -179,18 +183,18 @@ def promising(
     Expected of a pair: both disagreements added, and of the tokens what each site alone leaves, whichever is less. Of
     each choice of layers two are tried at most: thresholds and windows next to each other do much the same.
     """
-    at_input = [trial for trial in alone if trial.sites[0].layer == 0]
-    deeper = [trial for trial in alone if trial.sites[0].layer > 0]
+    at_input = [trial for trial in alone if trial.layers[0] == 0]
+    deeper = [trial for trial in alone if trial.layers[0] > 0]
     pairs = []
     for first, second in product(at_input, deeper):
-        layer, left = second.sites[0].layer, min(first.retention, second.retention)
+        layer, left = second.layers[0], min(first.retention, second.retention)
         cost = relative_prefill_flops(config, text_tokens, audio_tokens, {0: first.retention, layer: left})
         sites = (*first.sites, *second.sites)
         pairs.append(Trial(sites, left, cost, first.disagreement + second.disagreement))
     expected = [trial for trial in (*alone, *pairs) if budget.met(trial)]
     tried: dict[tuple[int, ...], list[tuple[Site, ...]]] = {}
     for trial in sorted(expected, key=lambda trial: (trial.disagreement, trial.flops)):
-        of_layers = tried.setdefault(tuple(site.layer for site in trial.sites), [])
+        of_layers = tried.setdefault(trial.layers, [])
         if len(of_layers) < ALIKE:
             of_layers.append(trial.sites)
     return [sites for of_layers in tried.values() for sites in of_layers][:TRIED]
@@ -332,7 +336,7 @@ def bearable(alone: Sequence[Trial], tolerance: float) -> Mapping[int, float]:
     """Of each layer the smallest share of tokens that changes at most ``tolerance`` of the answers; 1 if none does."""
     least: dict[int, float] = {}
     for trial in alone:
-        layer = trial.sites[0].layer
+        layer = trial.layers[0]
         least.setdefault(layer, 1.0)
         if trial.disagreement <= tolerance:
             least[layer] = min(least[layer], trial.retention)

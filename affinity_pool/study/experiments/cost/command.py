@@ -14,8 +14,9 @@ from ....cli.options import Data, Device, Dtype, Model, Out, Prompt, Sites, pars
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ....models.settings import Pooling
     from ...subject.subject import Subject
-    from .prompts import Case, Pooling
+    from .prompts import Case
 
 GPU_LENGTHS, CPU_LENGTHS = "5,10,20,30,45,60", "1,2,5,10,20,30"
 
@@ -136,11 +137,11 @@ def _from_recordings(
     from ...data.digests import of_audio, of_texts
     from ...sites import check_sites
     from ...subject.lslm import load
-    from .prompts import Pooling, Request, bucket_cases, length_cases
+    from .prompts import Request, bucket_cases, length_cases
 
     utterances = open_data(data)
     lslm = load(model, device, dtype, lambda depth: check_sites(sites, depth))
-    pooling = Pooling(*lslm.pooling(sites or lslm.sites))
+    pooling = lslm.pooling(sites or lslm.sites)
     recordings = [Request(one.load(lslm.rate), prompt or one.task) for one in utterances]
     cases = (
         bucket_cases(lslm, recordings, pooling, edges, per_bucket)

@@ -20,14 +20,17 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ....benchmarks.timing import FEWEST
-from ....models import PrefillStats, patch
+from ....models import PrefillStats
+from ....models.settings import Pooling
 from ...efficiency.flops import decoder_config, knows_encoder, prefill_flops, tokens_per_layer
 from ...efficiency.ttft import Ttft, rounds, timed, wait
 from ...runs.results import CostResult, FlopsResult, Percentiles, Ratio
+from ...sites import layer_of
 from ...subject.subject import Subject
 from .memory import peak_bytes
 from .parts import timed_parts
-from .prompts import Case, Pooling, Prompt, batch_of
+from .prompts import Case, Prompt, batch_of
+from .prompts import idle as as_idle
 
 Times = Mapping[str, Sequence[float]]
 """Seconds by condition, entry ``i`` of all from round ``i``."""
@@ -106,7 +109,7 @@ def patched(subject: Subject, pooling: Pooling | None) -> Iterator[Any]:
     if pooling is None:
         yield None
     else:
-        with patch(subject.model, pooling.sites, positions=pooling.positions) as handle:
+        with subject.patched(pooling) as handle:
             yield handle
 
 
@@ -158,7 +161,7 @@ def percentiles(seconds: Sequence[float]) -> Percentiles:
 def _ways(prompt: Prompt, idle: bool) -> dict[str, Pooling | None]:
     """The conditions."""
     ways = {"unpooled": None, "pooled": prompt.pooling}
-    return {**ways, "idle": prompt.pooling.idle} if idle else ways
+    return {**ways, "idle": as_idle(prompt.pooling)} if idle else ways
 
 
 def _clocks(
@@ -188,7 +191,7 @@ def _memory(subject: Subject, prompt: Prompt, pooling: Pooling | None) -> int | 
 
 
 def _parts(subject: Subject, prompt: Prompt, pooling: Pooling | None) -> dict[str, float]:
-    run, sites = partial(first_token, subject, prompt), [site.layer for site in prompt.pooling.sites]
+    run, sites = partial(first_token, subject, prompt), [layer_of(site) for site in prompt.pooling.sites]
     with patched(subject, pooling):
         found = [timed_parts(subject, run, sites, pooling is not None) for _ in range(PASSES)]
     return sorted(found, key=lambda parts: sum(parts.values()))[PASSES // 2]
@@ -237,7 +240,7 @@ def _flops(subject: Subject, prompts: Sequence[Prompt], stats: Sequence[PrefillS
     for prompt, found in zip(prompts, stats, strict=True):
         rows, width = batch_of(prompt.inputs), prompt.inputs["input_ids"].shape[1]
         features = subject.features(prompt.inputs)
-        after = {site.layer: max(site.tokens_after) for site in found.sites}
+        after = {layer_of(site): max(site.tokens_after) for site in found.sites}
         for way, left in (("unpooled", {}), ("pooled", after)):
             one = prefill_flops(subject.config, tokens_per_layer(depth, width, left))
             decoder[way] += rows * one.decoder / len(prompts)

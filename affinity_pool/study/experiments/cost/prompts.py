@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ....models import PrefillStats, Site
-from ....models.settings import Positions, preset
+from ....models.settings import Pooling, preset
 from ...errors import InputError
 from ...subject.subject import Subject
 from .forced import Forced, check_forced, model_inputs, speech
@@ -29,23 +29,13 @@ LONG = (20.0, 40.0, 60.0)  # seconds, the paper's buckets
 SHORTEST = 0.1  # seconds; what is left of a recording after its last whole clip and is shorter is dropped
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """Where and how a prompt is pooled."""
-
-    sites: tuple[Site, ...]
-    positions: Positions
-
-    @property
-    def idle(self) -> Pooling:
-        """The same sites with rules that merge nothing: all of the work, none of the gain."""
-        return Pooling(
-            tuple(
-                Site(site.layer, 2.0, site.window) if site.keep is None else Site(site.layer, keep=1.0)
-                for site in self.sites
-            ),
-            self.positions,
-        )
+def idle(pooling: Pooling) -> Pooling:
+    """The same sites with rules that merge nothing: all of the work, none of the gain."""
+    sites = (
+        Site(site.layer, 2.0, site.window) if site.keep is None else Site(site.layer, keep=1.0)
+        for site in pooling.sites
+    )
+    return replace(pooling, sites=tuple(sites))
 
 
 @dataclass(frozen=True)

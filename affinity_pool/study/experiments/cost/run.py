@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
+from ....models.settings import Pooling
 from ...errors import InputError
 from ...runs import folders
 from ...runs.results import CostResult, CostSummary, Facts
@@ -14,7 +15,7 @@ from ...sites import sites_json
 from ...subject.subject import Subject
 from .forced import FINAL_RETENTION, INPUT_RETENTION, SPREAD
 from .measure import Options, measure
-from .prompts import Case, Pooling
+from .prompts import Case
 
 
 def method(subject: Subject, name: str, options: Options, pooling: Pooling | None) -> Facts:

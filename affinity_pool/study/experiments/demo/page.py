@@ -27,7 +27,7 @@ def write(demo: Demo, folder: Path) -> list[Path]:
 
 def page(demo: Demo, summary: DemoSummary) -> Page:
     """The page; ``summary`` is that of :func:`.run.summarise`."""
-    rules = "; ".join(f"{site_name(site)}: {rule_name(site)}" for site in demo.sites)
+    rules = "; ".join(f"{site_name(site)}: {rule_name(site)}" for site in demo.pooling.sites)
     return Page(
         title=f"Dual Affinity Pooling on {model_name(summary['config'])}",
         lead="The same recordings through the same model twice: as it is, and with similar neighbouring audio tokens "
@@ -70,7 +70,7 @@ def _answers(clip: Clip) -> Answers:
 
 
 def _costs(demo: Demo) -> Table:
-    path = " → ".join(["encoder", *map(site_name, demo.sites)])
+    path = " → ".join(["encoder", *map(site_name, demo.pooling.sites)])
     header = ["", f"audio tokens\n{path}", "decoder prefill,\nFLOPs", "KV cache", "first token", "ratio [95 %]"]
     rows = [_row(clip.name, clip.cost) for clip in demo.clips]
     if len(rows) == 1:

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ....models import PrefillStats, Site, patch
-from ....models.settings import Positions
+from ....models import PrefillStats, Site
+from ....models.settings import Pooling
 from ....provenance import provenance
 from ...data import Utterance, open_data
 from ...efficiency import ttft
@@ -27,7 +27,7 @@ from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
 from ...metrics.wer import WordErrors, word_errors
 from ...runs.results import DemoSummary
-from ...sites import rule_name, site_name, sites_json
+from ...sites import layer_of, rule_name, site_name, sites_json
 from ...subject.lslm import Lslm
 
 
@@ -68,8 +68,7 @@ class Demo:
     model: str
     device: str
     dtype: str
-    sites: tuple[Site, ...]
-    positions: Positions
+    pooling: Pooling
     runs: int
     clips: tuple[Clip, ...]
     picture: Picture
@@ -173,9 +172,9 @@ def run(
 ) -> Demo:
     """Run every recording; ``prompt`` None asks each for its own task. ``progress`` wraps the iteration."""
     clips, pictures, cuts = [], [], []
-    resolved, positions = lslm.pooling(sites)
+    pooling = lslm.pooling(sites)
     for utterance in progress(utterances):
-        clip, picture, cut = _run_clip(lslm, utterance, prompt or utterance.task, resolved, positions, runs)
+        clip, picture, cut = _run_clip(lslm, utterance, prompt or utterance.task, pooling, runs)
         clips.append(clip)
         pictures.append(picture)
         cuts += cut
@@ -183,8 +182,7 @@ def run(
         model=lslm.name,
         device=str(lslm.device),
         dtype=lslm.dtype,
-        sites=resolved,
-        positions=positions,
+        pooling=pooling,
         runs=runs,
         clips=tuple(clips),
         picture=max(pictures, key=lambda picture: picture.seconds),
@@ -193,7 +191,7 @@ def run(
 
 
 def _run_clip(
-    lslm: Lslm, utterance: Utterance, prompt: str, sites: Sequence[Site], positions: Positions, runs: int
+    lslm: Lslm, utterance: Utterance, prompt: str, pooling: Pooling, runs: int
 ) -> tuple[Clip, Picture, list[str]]:
     audio, cut = utterance.load(lslm.rate), []
     if audio.seconds > lslm.longest:
@@ -205,11 +203,11 @@ def _run_clip(
         return ttft.timed(lambda: lslm.generate(inputs, longest=1), lslm.device)
 
     def first_token_pooled() -> float:
-        with patch(lslm.model, sites, positions=positions):
+        with lslm.patched(pooling):
             return first_token()
 
     said = lslm.answer(inputs)
-    with patch(lslm.model, sites, positions=positions) as handle:
+    with lslm.patched(pooling) as handle:
         said_pooled = lslm.answer(inputs)
         stats = handle.stats
     assert stats is not None  # the answer began with a prefill
@@ -224,7 +222,7 @@ def _run_clip(
         words=utterance.words,
         rows=[
             Row("audio tokens", f"{1 / frame:g} a second", [Span(i, i + 1) for i in range(cost.audio_tokens[0])]),
-            *(Row(site_name(site), rule_name(site), groups) for site, groups in zip(sites, spans, strict=True)),
+            *(Row(site_name(site), rule_name(site), groups) for site, groups in zip(pooling.sites, spans, strict=True)),
         ],
     )
     return Clip(utterance.id, audio.seconds, prompt, utterance.text, said, said_pooled, cost), picture, cut
@@ -235,7 +233,7 @@ def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: 
     prompt = inputs["input_ids"].shape[1]
     audio = int(lslm.audio_positions(inputs).sum())
     depth = lslm.depth
-    after = {site.layer: site.tokens_after[0] for site in stats.sites}
+    after = {layer_of(site): site.tokens_after[0] for site in stats.sites}
     mel_frames = inputs["input_features"].shape[-1] if knows_encoder(config) else 0
     return Cost(
         text_tokens=prompt - audio,
@@ -258,8 +256,8 @@ def summarise(demo: Demo) -> DemoSummary:
             "model": demo.model,
             "device": demo.device,
             "dtype": demo.dtype,
-            "sites": sites_json(demo.sites),
-            "positions": demo.positions,
+            "sites": sites_json(demo.pooling.sites),
+            "positions": demo.pooling.positions,
             "runs": demo.runs,
         },
         "provenance": provenance(demo.device),

@@ -40,7 +40,7 @@ def conclusions(demo: Demo) -> Iterator[str]:
         yield f"No reference texts, so no WER: {same} of {len(demo.clips)} answers are the same with pooling."
     yield (
         f"Audio tokens {arrows(cost)}: {cost.audio_tokens[-1] / cost.audio_tokens[0]:.0%} are left after "
-        f"{site_name(demo.sites[-1])}."
+        f"{site_name(demo.pooling.sites[-1])}."
     )
     yield f"Decoder prefill {cost.flops_ratio:.1%} of its FLOPs, KV cache {cost.kv_bytes[1] / cost.kv_bytes[0]:.1%}."
     if cost.flops[0].encoder:

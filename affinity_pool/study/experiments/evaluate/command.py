@@ -69,7 +69,7 @@ def evaluate(
         conditions = evaluate.conditions(choices, names, seed)
         options = {
             "conditions": [condition.name for condition in conditions],
-            "positions": [choice.positions or "keep" for choice in choices],
+            "positions": [choice.pooling.positions or "keep" for choice in choices],
             "seed": seed,
             "longest": longest,
             "judge": judge,

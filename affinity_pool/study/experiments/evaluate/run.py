@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ....models import Reduction, Site
+from ....models.settings import Pooling
 from ...data import Audio
 from ...errors import InputError
 from ...metrics import Metric
@@ -25,7 +27,7 @@ from ...runs import scores
 from ...runs.batches import Batch
 from ...runs.conditions import UNPOOLED, Condition
 from ...runs.results import Answer, ConditionsSummary, Finished
-from ...sites import NamedSites, format_sites
+from ...sites import NamedSites, format_sites, layer_of
 from ...subject.lslm import Lslm
 
 THRESHOLDS, SHARES = "affinity", "shares"
@@ -55,26 +57,28 @@ def conditions(choices: Sequence[NamedSites], baselines: Sequence[str], seed: in
         facts = {"method": _method(choice), "sites": choice.name}
         if beside := _beside(choice, choices[:at]):
             facts["beside"] = beside.name
-        pooled = Condition(f"affinity at {choice.name}", facts, choice.sites, positions=choice.positions)
+        pooled = Condition(f"affinity at {choice.name}", facts, choice.pooling)
         found.append(pooled)
         for name in baselines:
             same = partial(Condition, f"{name} at {choice.name}", {"method": name, "sites": choice.name})
             if name != SPEED_UP:
-                sites = partial(_at_same_counts, pooled, REDUCTIONS[name], seed)
-                found.append(same(sites, positions=choice.positions))
-            elif [site.layer for site in choice.sites] == [0]:
+                found.append(same(partial(_at_same_counts, pooled, REDUCTIONS[name], seed)))
+            elif _layers(choice) == [0]:
                 found.append(same(altered=partial(_sped_up, pooled)))
     return found
 
 
 def _method(choice: NamedSites) -> str:
-    return THRESHOLDS if all(site.keep is None for site in choice.sites) else SHARES
+    return THRESHOLDS if all(site.keep is None for site in choice.pooling.sites) else SHARES
+
+
+def _layers(choice: NamedSites) -> list[int]:
+    return [layer_of(site) for site in choice.pooling.sites]
 
 
 def _beside(choice: NamedSites, earlier: Sequence[NamedSites]) -> NamedSites | None:
     """Of the choices before one with shares the last of thresholds at the same layers."""
-    layers = [site.layer for site in choice.sites]
-    same = [one for one in earlier if _method(one) == THRESHOLDS and [site.layer for site in one.sites] == layers]
+    same = [one for one in earlier if _method(one) == THRESHOLDS and _layers(one) == _layers(choice)]
     return same[-1] if same and _method(choice) == SHARES else None
 
 
@@ -105,13 +109,11 @@ def summarise(lslm: Lslm, run: Finished[Answer], judge: Metric | None = None) ->
 
 def _at_same_counts(
     pooled: Condition, reduction: Callable[[Tensor, Batch, int], Reduction], seed: int, batch: Batch
-) -> list[Site]:
-    assert not callable(pooled.sites)
-    counts = batch.kept[pooled.name]
-    return [
-        Site(site.layer, reduction=reduction(torch.tensor(kept), batch, seed))
-        for site, kept in zip(pooled.sites, counts, strict=True)
-    ]
+) -> Pooling:
+    assert isinstance(pooled.pooling, Pooling)
+    at_counts = zip(pooled.pooling.sites, batch.kept[pooled.name], strict=True)
+    sites = tuple(Site(site.layer, reduction=reduction(torch.tensor(kept), batch, seed)) for site, kept in at_counts)
+    return replace(pooled.pooling, sites=sites)
 
 
 def _sped_up(pooled: Condition, batch: Batch, row: int) -> Audio:

@@ -15,6 +15,7 @@ from functools import partial
 from torch import Tensor
 
 from ....models import Site
+from ....models.settings import Pooling
 from ...data import Audio, Utterance
 from ...data.alignment import check_source, word_times
 from ...data.spans import units
@@ -82,7 +83,7 @@ def conditions(
             Condition(
                 f"{operator}, {budget.title}, layer {layer}",
                 {"operator": operator, "budget": budget.title, "layer": layer},
-                partial(_sites, OPERATORS[operator], budget, layer, seed),
+                partial(_pooling, OPERATORS[operator], budget, layer, seed),
             )
             for budget in budgets
             for operator in operators
@@ -91,14 +92,14 @@ def conditions(
     ]
 
 
-def _sites(operator: Operator, budget: UnitBudget, layer: int, seed: int, batch: Batch) -> list[Site]:
+def _pooling(operator: Operator, budget: UnitBudget, layer: int, seed: int, batch: Batch) -> Pooling:
     seeds = batch.seeds(seed)  # the same tokens at every layer and in every batch
 
     def plan(row: int, tokens: int) -> Tensor:
         cut = batch.known[row]
         return operator(cut, quota(cut, tokens=budget.tokens, share=budget.share), seeds[row])
 
-    return [Site(layer, reduction=planned(plan))]
+    return Pooling((Site(layer, reduction=planned(plan)),))
 
 
 def unit_spans(kind: str, source: str | None, lslm: Lslm) -> Prepare:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ....models import Site, patch
+from ....models import Site
+from ....models.settings import Pooling
 from ...data import Audio, Utterance
 from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
@@ -26,7 +27,7 @@ def conditions(layers: Sequence[int], thresholds: Sequence[float], windows: Sequ
             Condition(
                 f"layer {layer}, threshold {threshold:g}, window {window}",
                 {"layer": layer, "threshold": threshold, "window": window},
-                [Site(layer, threshold, window)],
+                Pooling((Site(layer, threshold, window),)),
             )
             for window in windows
             for threshold in thresholds
@@ -42,7 +43,7 @@ def groups_by_layer(
     positions = lslm.audio_positions(inputs)
     found = []
     for layer in layers:
-        with patch(lslm.model, [Site(layer, threshold, window)]) as handle:
+        with lslm.patched(Pooling((Site(layer, threshold, window),))) as handle:
             lslm.generate(inputs, longest=1)
             assert handle.stats is not None
             found += spans_after_sites(handle.stats.sites, positions)
