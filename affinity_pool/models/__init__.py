@@ -21,15 +21,17 @@ except ImportError as error:
 from .families import FAMILIES, UNFIT, Family
 from .patch import Handle, patch, unpatch
 from .settings import PRESETS
-from .sites import Reduction, Site
+from .sites import MEMORY, Layer, Reduction, Site
 from .stats import PrefillStats, SiteStats
 
 __all__ = [
     "FAMILIES",
+    "MEMORY",
     "PRESETS",
     "UNFIT",
     "Family",
     "Handle",
+    "Layer",
     "PrefillStats",
     "Reduction",
     "Site",

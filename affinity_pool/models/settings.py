@@ -44,12 +44,18 @@ class Pooling:
     attention: Attention | None = None
 
 
+OF_MEMORY = Pooling((Site(MEMORY, 0.96, window=1),), attention="proportional")
+"""The preset ``"memory"``, for Whisper; see docs/study/README.md for what it leaves, and what the errors are."""
+
+
 def resolve(sites: object, depth: int | None) -> Pooling:
     """What ``patch`` was given for ``sites``, of a decoder of ``depth`` layers; None: of an encoder-decoder model."""
     if isinstance(sites, str) and sites in PRESETS:
         if depth is None:
             raise ValueError(f"the preset {sites!r} is for speech language models: {_MEMORY_ONLY}")
         pooling = Pooling(preset(sites, depth))
+    elif sites == MEMORY:
+        pooling = OF_MEMORY
     elif isinstance(sites, (str, os.PathLike)):
         pooling = load(sites)
     elif isinstance(sites, Iterable):
@@ -68,7 +74,10 @@ def resolve(sites: object, depth: int | None) -> Pooling:
     return replace(pooling, sites=tuple(sorted(found, key=lambda site: site.layer)))
 
 
-_MEMORY_ONLY = f"an encoder-decoder model has one site, Site({MEMORY!r}, ...), what its decoder attends to"
+_MEMORY_ONLY = (
+    f"an encoder-decoder model has one site, Site({MEMORY!r}, ...), what its decoder attends to, and a preset of its "
+    f"own, {MEMORY!r}"
+)
 
 
 def _check_layer(layer: Layer, depth: int | None) -> None:

@@ -11,6 +11,12 @@ query heads and ``K`` key-value heads of size ``d``, a gated MLP of width ``f``,
     mlp           6 n h f                 gate, up, down
     lm_head       2 h V                   for each token whose logits are computed; generate() needs the last one's
 
+Whisper's decoder attends to m tokens of an encoder besides, and its MLP has no gate:
+
+    projections   12 n h^2 + 4 m h^2      the second: keys and values of what it attends to, once
+    attention     4 n^2 h + 4 n m h
+    mlp           4 n h f
+
 With the paper's figures (Qwen2-Audio, input kept at 78.64 %, layers 29-31 at 14.91 %) this gives the paper's 78.49 and
 72.52 % of the unpooled prefill, to a hundredth of a point, for 235 audio tokens (9.4 s) and no text; up to 30 s both
 stay within 0.4 points. Text is not pooled: 20 tokens of a chat template raise both, by 0.2 to 2.3 points.
@@ -76,7 +82,31 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[float], *, logits: int
         attention=4 * sum(n * n for n in tokens_per_layer) * heads * head,
         mlp=6 * tokens * width * decoder.intermediate_size,
         lm_head=2 * logits * width * decoder.vocab_size,
-        encoder=_encoder_flops(config.audio_config, mel_frames, width) if mel_frames else 0,
+        encoder=encoder_flops(config, mel_frames) if mel_frames else 0,
+    )
+
+
+def attending_flops(config: Any, text: float, memory: float, *, mel_frames: int = 0) -> Flops:
+    """Count the decoder of an encoder-decoder model up to the first token, for one sequence.
+
+    Args:
+        config: of a Whisper.
+        text: tokens of the decoder's prompt.
+        memory: tokens of the encoder's output that it attends to; fractions are fine.
+        mel_frames: as for :func:`prefill_flops`.
+
+    Raises:
+        ValueError: the config is of another kind.
+    """
+    if getattr(config, "model_type", None) != "whisper":
+        raise ValueError(f"cannot count the operations of {getattr(config, 'model_type', type(config).__name__)}")
+    d, layers = config.d_model, config.decoder_layers
+    return Flops(
+        projections=layers * d * d * (12 * text + 4 * memory),
+        attention=layers * 4 * d * text * (text + memory),
+        mlp=layers * 4 * text * d * config.decoder_ffn_dim,
+        lm_head=2 * d * config.vocab_size,
+        encoder=encoder_flops(config, mel_frames) if mel_frames else 0,
     )
 
 
@@ -99,17 +129,19 @@ def decoder_config(config: Any) -> Any:
 
 
 def knows_encoder(config: Any) -> bool:
-    """Whether the encoder is Qwen2-Audio's, the one whose operations can be counted here; others differ in details."""
-    return getattr(config, "model_type", None) == "qwen2_audio"
+    """Whether the encoder is Whisper's, as in Qwen2-Audio, which alone can be counted here; others differ in details."""
+    return getattr(config, "model_type", None) in ("qwen2_audio", "whisper")
 
 
-def _encoder_flops(audio: Any, mel_frames: int, out: int) -> float:
-    """Whisper's encoder and Qwen2-Audio's projector: two convolutions (the second halves the length), attention and
-    MLP layers, a mean over pairs, one linear map to the decoder's width."""
+def encoder_flops(config: Any, mel_frames: int) -> float:
+    """Whisper's encoder on one clip: two convolutions (the second halves the length), attention and MLP layers; and
+    Qwen2-Audio's projector behind it: a mean over pairs, one linear map to the decoder's width."""
+    audio = getattr(config, "audio_config", config)
     d, n = audio.d_model, mel_frames // 2
+    projector = 0 if audio is config else 2 * (n // 2) * d * decoder_config(config).hidden_size
     convolutions = 2 * 3 * d * (mel_frames * audio.num_mel_bins + n * d)
     layer = 8 * n * d * d + 4 * n * n * d + 4 * n * d * audio.encoder_ffn_dim
-    return convolutions + audio.encoder_layers * layer + 2 * (n // 2) * d * out
+    return convolutions + audio.encoder_layers * layer + projector
 
 
 def tokens_per_layer(depth: int, tokens: float, after: Mapping[int, float]) -> list[float]:

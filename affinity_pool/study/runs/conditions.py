@@ -82,7 +82,7 @@ class Answering:
                 layers = [layer_of(site) for site in handle.stats.sites]
                 kept = [site.audio_after for site in handle.stats.sites]
         audio = self.lslm.audio_positions(inputs).sum(1)
-        text = (inputs["attention_mask"].sum(1) - audio).tolist()
+        text = self.lslm.text_tokens(inputs).tolist()
         if condition.altered is not None:  # a shorter recording is a reduction at the input
             layers, kept = [0, *layers], [audio.tolist(), *kept]
         batch.kept[condition.name] = kept

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, WhisperFeatureExtractor
 
-from ...models import FAMILIES, Site, patch
+from ...models import FAMILIES, MEMORY, Site, patch
 from ...models.settings import FILE as SITES_FILE
 from ...models.settings import Pooling
 from ..bundled import BUNDLED, bundled_model
@@ -77,14 +77,18 @@ class Lslm(Subject):
         """
         for prompt in prompts:
             self.check_prompt(prompt)
+        self.check_clips(audio)
+        clips = [clip.samples for clip in audio]
+        return self.to_device(model_inputs(self.processor, self.config.model_type, clips, list(prompts)))
+
+    def check_clips(self, audio: Sequence[Audio]) -> None:
+        """Refuse what the model would hear cut, or at another speed."""
         for clip in audio:
             if clip.rate != self.rate or clip.seconds > self.longest + 1e-3:
                 raise ValueError(
                     f"audio has {clip.seconds:.2f} s at {clip.rate} Hz; {self.name} takes up to {self.longest} s at "
                     f"{self.rate} Hz"
                 )
-        clips = [clip.samples for clip in audio]
-        return self.to_device(model_inputs(self.processor, self.config.model_type, clips, list(prompts)))
 
     def pooling(self, sites: str | Path | Sequence[Site]) -> Pooling:
         """Where and how a patch given ``sites`` pools, with nothing left open.
@@ -123,7 +127,7 @@ class Lslm(Subject):
 
 def can_spell(tokenizer: Any, text: str) -> bool:
     """Whether the tokenizer knows every word: a model with a closed vocabulary cannot say the others."""
-    return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+    return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -133,12 +137,14 @@ def load(
     name: str | None = None,
     device: str | None = None,
     dtype: str = "auto",
-    check: Callable[[int], object] | None = None,
+    check: Callable[[int | None], object] | None = None,
+    only_layers: str | None = None,
 ) -> Lslm:
     """Load a model from a folder or the Hub; None: the tiny one that comes with the source.
 
     ``device`` None is the first GPU, else the CPU. ``dtype`` "auto" is float32 on the CPU and the checkpoint's own on
-    a GPU. ``check`` is called with the number of decoder layers before the weights are read.
+    a GPU. ``check`` is called with the number of decoder layers that audio tokens pass, None in an encoder-decoder model,
+    before the weights are read; what is about those layers alone says its name, ``only_layers``.
 
     Raises:
         InputError: an argument makes no sense here, or the model cannot be loaded.
@@ -158,15 +164,21 @@ def load(
             f"{name} is a {config.model_type} model; supported are {', '.join(sorted(FAMILIES))}. "
             "A family is a few lines in affinity_pool/models/families.py"
         )
-    if FAMILIES[config.model_type].attends is not None:
+    attends = FAMILIES[config.model_type].attends is not None
+    if attends and config.model_type != "whisper":
         raise InputError(
-            f"{name} is a {config.model_type} model, whose decoder attends to its audio: affinity_pool.patch pools it, "
-            "the study is of models that have audio among their decoder's tokens"
+            f"{name} is a {config.model_type} model: affinity_pool.patch pools it, but how it is asked is not known to "
+            "the study, which of models whose decoder attends to an encoder takes Whisper alone"
+        )
+    if attends and only_layers is not None:
+        raise InputError(
+            f"{only_layers} is about the decoder layers that audio tokens pass, and in {name}, a {config.model_type} "
+            "model, they pass none: its decoder attends to them. eval, demo, dynamics and cost take it"
         )
     if Path(name).is_dir():
         transformers.utils.logging.disable_progress_bar()  # a download deserves one, reading a folder does not
-    depth = config.get_text_config(decoder=True).num_hidden_layers
-    sites = name if (Path(name) / SITES_FILE).is_file() else "aggressive"
+    depth = None if attends else config.get_text_config(decoder=True).num_hidden_layers
+    sites = name if (Path(name) / SITES_FILE).is_file() else MEMORY if attends else "aggressive"
     check_sites(sites, depth)
     if check is not None:
         check(depth)
@@ -182,4 +194,9 @@ def load(
     except Exception as error:  # as above
         raise InputError(f"cannot load the model {name}: {error}") from error
     files = digests.of_folder(Path(name)) if Path(name).is_dir() else str(getattr(config, "_commit_hash", None))
-    return Lslm(model.to(device).eval(), processor, shown, sites, files)
+    kind: type[Lslm] = Lslm
+    if attends:
+        from .encoder_decoder import Whisper  # which is made of what stands here
+
+        kind = Whisper
+    return kind(model.to(device).eval(), processor, shown, sites, files)

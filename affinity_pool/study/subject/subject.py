@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from ...models import Family, Handle, patch
+from ...models import Family, Handle, Layer, patch
 from ...models.families import family_of
 from ...models.settings import Pooling
+from ..efficiency.flops import Flops, decoder_config, encoder_flops, knows_encoder, prefill_flops, tokens_per_layer
 from ..errors import InputError
 
 LONGEST_ANSWER = 256  # new tokens, the paper's limit: a decoding loop ends there
+# The limits are the study's: a checkpoint's own sampling settings would make runs differ.
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,39 @@ class Subject:
         """Pool it, until the handle is let go."""
         return patch(self.model, pooling.sites, positions=pooling.positions, attention=pooling.attention)
 
+    @property
+    def audio_layers(self) -> Sequence[torch.nn.Module]:
+        """Those that audio tokens pass."""
+        return self.layers
+
     def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """``[B, T]`` bool: which tokens of the prompt are audio."""
+        """``[B, T]`` bool: which tokens are audio, of those that the first site is given."""
         return inputs["input_ids"] == self.family.audio_token_id(self.config)
+
+    def heard_positions(self, inputs: Mapping[str, Tensor], seconds: Sequence[float]) -> Tensor:
+        """``[B, T]`` bool: which of them are of the recordings, of so many seconds, and not of padding behind them."""
+        return self.audio_positions(inputs)
+
+    def text_tokens(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """``[B]`` tokens of the prompt that are not audio."""
+        return inputs["attention_mask"].sum(1) - self.audio_positions(inputs).sum(1)
+
+    def prefill_flops(self, text: float, audio: float, after: Mapping[Layer, float] | None = None) -> Flops:
+        """Operations of the decoder until the first token; ``after[layer]`` audio tokens are left from a site on.
+
+        Raises:
+            ValueError: they cannot be counted for this decoder.
+        """
+        depth = decoder_config(self.config).num_hidden_layers
+        left = {cast(int, layer): text + kept for layer, kept in (after or {}).items()}
+        return prefill_flops(self.config, tokens_per_layer(depth, text + audio, left))
+
+    def encoder_flops(self, inputs: Mapping[str, Tensor]) -> float | None:
+        """Operations of the encoder, of the whole batch; None where they cannot be counted."""
+        if not knows_encoder(self.config):
+            return None
+        features = self.features(inputs)
+        return features.shape[0] * encoder_flops(self.config, features.shape[-1])
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the encoder gets."""
@@ -101,6 +134,7 @@ class Subject:
         inputs: Mapping[str, Tensor],
         longest: int = LONGEST_ANSWER,
         first: Callable[[Tensor], object] | None = None,
+        exactly: bool = False,
         **settings: Any,
     ) -> Tensor:
         """``[B, new]`` ids of the greedy answer.
@@ -108,6 +142,7 @@ class Subject:
         Args:
             longest: new tokens at most.
             first: is shown the logits ``[B, V]`` of the first token.
+            exactly: not fewer either: no token ends an answer, so that the work is the same whatever is said.
             settings: more of ``model.generate``'s.
         """
         prompt = inputs["input_ids"].shape[1]
@@ -117,26 +152,34 @@ class Subject:
                 first(scores)
             return scores
 
-        # the limits are this call's: a checkpoint's own sampling settings would make runs differ
-        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        least = {"eos_token_id": None} if exactly else {}
         watching = {} if first is None else {"logits_processor": LogitsProcessorList([watch])}
-        tokens = self.model.generate(**inputs, max_new_tokens=longest, **greedy, **watching, **settings)
+        tokens = self.model.generate(**inputs, max_new_tokens=longest, **GREEDY, **watching, **least, **settings)
         return tokens[:, prompt:]
 
     @contextmanager
     def hidden_states(self, measure: Callable[[Tensor], None]) -> Iterator[None]:
-        """Show ``measure`` what enters each decoder layer of a prefill, in order, and what leaves the last one."""
-
-        def entering(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            measure(args[0])
-
-        def leaving(layer: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            measure(output[0] if isinstance(output, tuple) else output)
-
-        hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in self.layers]
-        hooks.append(self.layers[-1].register_forward_hook(leaving))
-        try:
+        """Show ``measure`` what enters each of :attr:`audio_layers`, in order, and what leaves the last one."""
+        with entering_and_leaving(self.layers, self.layers[-1], measure):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+
+@contextmanager
+def entering_and_leaving(
+    layers: Sequence[torch.nn.Module], last: torch.nn.Module, measure: Callable[[Tensor], None]
+) -> Iterator[None]:
+    """Show ``measure`` what enters each of ``layers``, and what leaves ``last``."""
+
+    def entering(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        measure(args[0])
+
+    def leaving(layer: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        measure(output if isinstance(output, Tensor) else output[0])
+
+    hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in layers]
+    hooks.append(last.register_forward_hook(leaving))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -67,7 +67,7 @@ class Measuring:
     lslm: Lslm
 
     def __call__(self, batch: Batch) -> list[list[Similarities]]:
-        audio = self.lslm.audio_positions(batch.inputs)
+        audio = self.lslm.heard_positions(batch.inputs, [audio.seconds for audio in batch.audio])
         layers: list[list[Similarity]] = [[] for _ in batch.utterances]
 
         def measure(hidden: Tensor) -> None:
@@ -141,6 +141,6 @@ def summarise(lslm: Lslm, run: Finished[Similarities]) -> DynamicsSummary:
                 "overall": mean(layer, "overall"),
                 "intra_word": mean(layer, "intra_word"),
             }
-            for layer in range(lslm.depth + 1)
+            for layer in range(len(lslm.audio_layers) + 1)
         ],
     }

@@ -1,0 +1,119 @@
+"""Models whose decoder attends to an encoder: their audio tokens are the encoder's output, padding included.
+
+Whisper alone is known here: it hears 30 s at once, whatever the recording, so that most of what its decoder attends to
+is often silence. Of every recording the tokens of its own seconds are told apart from those of the padding behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from ...models import Layer
+from ..data.audio import Audio
+from ..efficiency.flops import Flops, attending_flops
+from ..errors import InputError
+from .lslm import Lslm
+from .subject import GREEDY, LONGEST_ANSWER, Subject, entering_and_leaving
+
+
+@dataclass(frozen=True)
+class EncoderDecoder(Subject):
+    """Whisper, with or without a processor."""
+
+    @property
+    def audio_layers(self) -> Sequence[torch.nn.Module]:
+        """Of the encoder: in the decoder there is no audio."""
+        assert self.encoder is not None
+        return self.encoder.layers  # type: ignore[return-value]  # a ModuleList
+
+    def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        features = self.features(inputs)
+        return features.new_ones(features.shape[0], features.shape[-1] // 2, dtype=torch.bool)
+
+    def heard_positions(self, inputs: Mapping[str, Tensor], seconds: Sequence[float]) -> Tensor:
+        audio = self.audio_positions(inputs)
+        tokens = torch.tensor([ceil(round(of / self.token_seconds, 3)) for of in seconds], device=audio.device)
+        return torch.arange(audio.shape[1], device=audio.device) < tokens[:, None]
+
+    def text_tokens(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The decoder's prompt: where it starts, and that it is to write no timestamps; of those that know several
+        languages also the language and the task."""
+        features = self.features(inputs)
+        prompt = 4 if getattr(self.model.generation_config, "is_multilingual", False) else 2
+        return torch.full((features.shape[0],), prompt, device=features.device)
+
+    def prefill_flops(self, text: float, audio: float, after: Mapping[Layer, float] | None = None) -> Flops:
+        (left,) = (after or {}).values() or (audio,)
+        return attending_flops(self.config, text, left)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        inputs: Mapping[str, Tensor],
+        longest: int = LONGEST_ANSWER,
+        first: Callable[[Tensor], object] | None = None,
+        exactly: bool = False,
+        **settings: Any,
+    ) -> Tensor:
+        shown = first is None
+
+        def watch(ids: Tensor, scores: Tensor) -> Tensor:
+            nonlocal shown
+            if not shown:
+                shown = True
+                first(scores)  # type: ignore[misc]  # None has been shown to
+            return scores
+
+        least = {"min_new_tokens": longest} if exactly else {}
+        tokens: Tensor = self.model.generate(
+            **inputs,
+            max_new_tokens=longest,
+            return_timestamps=False,
+            logits_processor=LogitsProcessorList([watch]),
+            **GREEDY,
+            **least,
+            **settings,
+        )
+        return tokens
+
+    @contextmanager
+    def hidden_states(self, measure: Callable[[Tensor], None]) -> Iterator[None]:
+        """What enters each encoder layer, and what leaves the encoder."""
+        assert self.encoder is not None
+        with entering_and_leaving(self.audio_layers, self.encoder, measure):
+            yield
+
+
+@dataclass(frozen=True)
+class Whisper(EncoderDecoder, Lslm):
+    """One with its processor, asked about recordings."""
+
+    @property
+    def longest(self) -> float:
+        extractor = self.processor.feature_extractor
+        return float(extractor.n_samples / extractor.sampling_rate)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse anything but transcription.
+
+        Raises:
+            InputError: it is asked something else.
+        """
+        if prompt.strip().lower() != "transcribe":
+            raise InputError(f"is asked {prompt!r}, and {self.name} can only be asked to transcribe here")
+
+    def batch(self, audio: Sequence[Audio], prompts: Sequence[str]) -> dict[str, Tensor]:
+        self.check_clips(audio)
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        clips = [clip.samples for clip in audio]
+        features = self.processor(clips, sampling_rate=self.rate, return_tensors="pt").input_features
+        return self.to_device({"input_features": features})
