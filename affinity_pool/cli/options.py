@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -60,6 +60,13 @@ Manifest = Annotated[Path | None, typer.Option(help="Manifest (JSON lines) to us
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N recordings.")]
 Batch = Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")]
 Longest = Annotated[int, typer.Option(min=1, help="New tokens of an answer, at most; the paper's limit is 256.")]
+Normaliser = Annotated[
+    Literal["plain", "whisper"],
+    typer.Option(
+        help="What texts must agree in for WER, cWER, CER and cCER: 'plain', words but for case and punctuation, or "
+        "'whisper', as OpenAI's evaluation of Whisper and most published figures."
+    ),
+]
 Layers = Annotated[
     str | None, typer.Option(help="As '0,7,12-15'; every one of up to 12, else every fifth and the last, if left out.")
 ]

@@ -7,6 +7,7 @@ from functools import cache
 from ..errors import InputError
 from .answers import accuracy
 from .metric import Metric
+from .text import Normaliser
 from .translation import bleu, chrf
 from .wer import error_rates
 
@@ -15,7 +16,9 @@ METRICS = ("wer", "cer", "accuracy", "bleu")
 
 
 @cache
-def for_task(task: str, metric: str | None = None, language: str | None = None) -> tuple[Metric, ...]:
+def for_task(
+    task: str, metric: str | None = None, language: str | None = None, normaliser: Normaliser = "plain"
+) -> tuple[Metric, ...]:
     """The metrics of an utterance, the headline first.
 
     Args:
@@ -23,15 +26,16 @@ def for_task(task: str, metric: str | None = None, language: str | None = None) 
             ``bleu``, anything else by ``accuracy``.
         metric: one of METRICS. ``cer`` is ``wer`` by characters in any language.
         language: of the reference, as a code; None: one with spaces between words.
+        normaliser: "plain" or "whisper", of the texts before ``wer`` and ``cer``; the others know their own.
     """
     if metric is None:
         asked = task.strip().lower()
         metric = "wer" if asked.startswith("transcri") else "bleu" if "translat" in asked else "accuracy"
     match metric:
         case "wer":
-            return error_rates(language)
+            return error_rates(language, normaliser=normaliser)
         case "cer":
-            return error_rates(language, "character")
+            return error_rates(language, "character", normaliser)
         case "accuracy":
             return accuracy(language)
         case "bleu":

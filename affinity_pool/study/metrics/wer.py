@@ -15,7 +15,7 @@ import jiwer
 import numpy as np
 
 from .metric import Counts, Metric, share
-from .text import Unit, check_reference, form, normalise, unit_of
+from .text import Normaliser, Unit, check_reference, form, normalise, unit_of
 
 Mark = tuple[str, str]
 """A word and what is wrong with it: equal (nothing), substitute, insert or delete."""
@@ -42,7 +42,11 @@ class WordErrors:
 
 
 def word_errors(
-    references: Sequence[str], transcripts: Sequence[str], language: str | None = None, unit: Unit | None = None
+    references: Sequence[str],
+    transcripts: Sequence[str],
+    language: str | None = None,
+    unit: Unit | None = None,
+    normaliser: Normaliser = "plain",
 ) -> WordErrors:
     """Count errors over pairs of texts, each normalised here.
 
@@ -51,15 +55,17 @@ def word_errors(
     """
     unit = unit or unit_of(language)
     for text in references:
-        check_reference(text, language, unit)
+        check_reference(text, language, unit, normaliser)
     out = jiwer.process_words(
-        [normalise(text, language, unit) for text in references],
-        [normalise(text, language, unit) for text in transcripts],
+        [normalise(text, language, unit, normaliser) for text in references],
+        [normalise(text, language, unit, normaliser) for text in transcripts],
     )
     return WordErrors(out.substitutions, out.deletions, out.insertions, out.hits + out.substitutions + out.deletions)
 
 
-def error_rates(language: str | None = None, unit: Unit | None = None) -> tuple[Metric, Metric]:
+def error_rates(
+    language: str | None = None, unit: Unit | None = None, normaliser: Normaliser = "plain"
+) -> tuple[Metric, Metric]:
     """The rate of all utterances together and the clamped mean; ``unit`` None: as the language is written.
 
     They are called WER and cWER in tables when they count words and CER and cCER when they count characters. Their
@@ -67,8 +73,8 @@ def error_rates(language: str | None = None, unit: Unit | None = None) -> tuple[
     """
 
     def errors(reference: str, answer: str) -> WordErrors:
-        check_reference(reference, language, unit)
-        return word_errors([reference], [answer], language, unit)
+        check_reference(reference, language, unit, normaliser)
+        return word_errors([reference], [answer], language, unit, normaliser)
 
     def summed(reference: str, answer: str, question: str = "") -> Counts:
         found = errors(reference, answer)
@@ -79,16 +85,16 @@ def error_rates(language: str | None = None, unit: Unit | None = None) -> tuple[
 
     name = "cer" if unit == "character" else "wer"
     title = "CER" if (unit or unit_of(language)) == "character" else "WER"
-    how = f"{form(language, unit)}|jiwer:{version('jiwer')}"
+    how = f"{form(language, unit, normaliser)}|jiwer:{version('jiwer')}"
     return (
         Metric(name, title, "lower", summed, share, f"mean:corpus|{how}"),
         Metric(f"c{name}", f"c{title}", "lower", clamped, share, f"mean:utterances|clamp:1|{how}"),
     )
 
 
-def marked(reference: str, transcript: str) -> list[Mark]:
+def marked(reference: str, transcript: str, normaliser: Normaliser = "plain") -> list[Mark]:
     """The words of ``transcript``, and the deleted ones of ``reference`` between them, each with what is wrong."""
-    right, said = normalise(reference).split(), normalise(transcript).split()
+    right, said = (normalise(text, normaliser=normaliser).split() for text in (reference, transcript))
     if not right:
         return [(word, "equal") for word in said]
     marks: list[Mark] = []

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...models.settings import Pooling
 from ..data import Audio, Utterance
 from ..errors import InputError
-from ..metrics import Metric, for_task
+from ..metrics import Metric, Normaliser, for_task
 from ..sites import layer_of
 from ..subject.lslm import Lslm
 from ..subject.subject import LONGEST_ANSWER
@@ -53,6 +53,8 @@ class Answering:
     """New tokens of an answer; the paper's limit."""
     judge: Metric | None = None
     """Looks at each answer to a question as it comes: it may be a model's call, and its verdict is kept."""
+    normaliser: Normaliser = "plain"
+    """Of texts whose words or characters are counted."""
     first_token: bool = False
     """Also record how far the first token's distribution moved from the first condition's: KL divergence, nats."""
 
@@ -95,6 +97,7 @@ class Answering:
                 "task": utterance.task,
                 "language": utterance.language,
                 "metric": utterance.metric,
+                "normaliser": self.normaliser,
                 "reference": utterance.text,
                 "answer": answer,
                 "seconds": round(batch.audio[row].seconds, 3),
@@ -119,10 +122,10 @@ class Answering:
 
 def metrics_of(record: Answer) -> tuple[Metric, ...]:
     """By which an answer is scored, the headline first."""
-    return for_task(record["task"], record["metric"], record["language"])
+    return for_task(record["task"], record["metric"], record["language"], record["normaliser"])
 
 
-def scorable(lslm: Lslm, prepare: Prepare | None = None) -> Prepare:
+def scorable(lslm: Lslm, prepare: Prepare | None = None, normaliser: Normaliser = "plain") -> Prepare:
     """Refuse a recording whose right answer no metric can use or the model cannot spell, then let ``prepare`` look.
 
     Raises:
@@ -133,7 +136,7 @@ def scorable(lslm: Lslm, prepare: Prepare | None = None) -> Prepare:
         if utterance.text is not None:
             if not lslm.can_spell(utterance.text):
                 raise InputError(f"has a text with words outside the vocabulary of {lslm.name}: {utterance.text!r}")
-            for metric in for_task(utterance.task, utterance.metric, utterance.language):
+            for metric in for_task(utterance.task, utterance.metric, utterance.language, normaliser):
                 metric.counts(utterance.text, "")
         return None if prepare is None else prepare(utterance, audio, tokens)
 

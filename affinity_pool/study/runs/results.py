@@ -12,6 +12,8 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from typing_extensions import NotRequired
 
+from ..metrics import Normaliser
+
 Bounds = list[float | None]
 """Low and high."""
 Facts = dict[str, Any]
@@ -36,6 +38,7 @@ class Answer(TypedDict):
     task: str
     language: str | None
     metric: str | None
+    normaliser: Normaliser
     reference: str | None
     answer: str
     seconds: float

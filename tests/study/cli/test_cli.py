@@ -58,11 +58,13 @@ def test_demo_on_a_users_file_needs_no_reference(
 ) -> None:
     code, output = run(
         "demo", "--model", folder, "--audio", clips / "chord.flac", "--out", tmp_path, "--runs", 6, "--device", "cpu",
-        "--sites", sites, "--prompt", "first",
+        "--sites", sites, "--prompt", "first", "--normaliser", "whisper",
     )  # fmt: skip
     assert code == 0, output
     assert "No reference texts, so no WER" in output
-    assert json.loads((tmp_path / "summary.json").read_text())["wer"] is None
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["wer"] is None
+    assert summary["config"]["normaliser"] == "whisper"
     assert rules in (tmp_path / "index.html").read_text()
 
 

@@ -104,7 +104,8 @@ def test_what_a_layer_bears_is_its_smallest_harmless_share() -> None:
     ],
 )
 def test_disagreement_counts_changed_characters(unpooled: str, pooled: str, share: float) -> None:
-    assert disagreement({"answer": unpooled}, {"answer": pooled}, "answer") == pytest.approx(share)
+    answers = ({"answer": text, "normaliser": "plain"} for text in (unpooled, pooled))
+    assert disagreement(*answers, "answer") == pytest.approx(share)
 
 
 def test_divergence_is_zero_for_itself_and_torchs_otherwise() -> None:

@@ -44,6 +44,34 @@ EXPERIMENTS = {
 }
 
 
+BRIEF = {
+    "eval": ["--longest", 2, "--sites", "0:0.3:1", "--baselines", "none"],
+    "oracle": ["--longest", 2, "--budgets", "2", "--layers", "0", "--operators", "uniform-drop"],
+    "probe": ["--longest", 2, "--thresholds", "0.7", "--windows", "1", "--layers", "0"],
+    "calibrate": ["--longest", 2, "--flops", "0.9", "--layers", "0"],
+}
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_texts_are_compared_by_the_normaliser_that_is_asked_for(
+    name: str, folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    code, output = command(name, folder, corpus, tmp_path, *BRIEF[name], "--normaliser", "whisper")
+    assert code == 0, output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["config"]["normaliser"] == "whisper"
+    for metric in summary.get("metrics", {}).get("transcribe", ()):
+        assert "normaliser:whisper-english" in metric["signature"]
+    page = (tmp_path / "index.html").read_text()
+    assert "normaliser" in page
+    code, output = command(name, folder, corpus, tmp_path, *BRIEF[name])
+    assert code == 2
+    assert "holds a run with other settings (normaliser)" in output
+    code, output = command(name, folder, corpus, tmp_path, *BRIEF[name], "--normaliser", "openai")
+    assert code == 2
+    assert "'openai' is not one of" in output
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_writes_results_summary_and_page(name: str, folder: Path, corpus: Path, tmp_path: Path) -> None:
     code, output = command(name, folder, corpus, tmp_path, *EXPERIMENTS[name])

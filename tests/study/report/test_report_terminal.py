@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from affinity_pool.study.efficiency.flops import Flops
 from affinity_pool.study.efficiency.ttft import Ttft
 from affinity_pool.study.experiments.demo.page import write
 from affinity_pool.study.experiments.demo.run import Clip, Cost, Demo
-from affinity_pool.study.experiments.demo.terminal import show
+from affinity_pool.study.experiments.demo.terminal import compared, show
 from affinity_pool.study.groups import Picture, Row, Span
 
 FLOPS = Flops(1.0, 1.0, 1.0, 1.0, 0.0)
@@ -28,6 +29,16 @@ def demo_of(text: str) -> Demo:
     picture = Picture(text, np.zeros((8, 10)), 1.0, 0.1, [], [Row("tokens", "", [Span(0, 10)])])
     pooling = Pooling((Site(0, 0.5, 1),), "keep", "plain")
     return Demo(text, "cpu", "float32", pooling, 6, clips, picture, (f"{text} was cut",))
+
+
+def test_words_are_compared_by_the_normaliser_of_the_demo() -> None:
+    clips = (Clip("clip", 1.0, "transcribe", "two colours", "2 colors", "2 collars", COST),)
+    plain = replace(demo_of("clip"), clips=clips)
+    whisper = replace(plain, normaliser="whisper")
+    assert [errors.count for errors in plain.errors or ()] == [2, 2]
+    assert [errors.count for errors in whisper.errors or ()] == [0, 1]
+    assert compared(plain, clips[0], "2 colors") == [("2", "substitute"), ("colors", "substitute")]
+    assert compared(whisper, clips[0], "2 colors") == [("2", "equal"), ("colors", "equal")]
 
 
 def printed(text: str) -> str:

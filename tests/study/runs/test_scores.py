@@ -29,6 +29,7 @@ def record(condition: str, index: int, answer: str, **other: Any) -> dict[str, A
         "task": "transcribe",
         "language": "en",
         "metric": None,
+        "normaliser": "plain",
         "reference": "one two three four",
         "answer": answer,
         "text_tokens": 10,

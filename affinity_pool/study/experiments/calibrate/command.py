@@ -17,6 +17,7 @@ from ....cli.options import (
     Limit,
     Longest,
     Model,
+    Normaliser,
     Out,
     Prompt,
     Task,
@@ -48,6 +49,7 @@ def calibrate(
     limit: Limit = None,
     batch: Batch = 16,
     longest: Longest = 256,
+    normaliser: Normaliser = "plain",
     out: Out = Path("out/calibrate"),
     device: Device = None,
     dtype: Dtype = "auto",
@@ -73,6 +75,7 @@ def calibrate(
             tuple(layers_of(layers, session.lslm.depth)),
             tuple(widths),
             longest,
+            normaliser,
         )
         found = search.run(
             lambda step, options, work: session.run(step, {**options, "task": task}, work, folder=out / step)

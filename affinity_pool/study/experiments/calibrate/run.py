@@ -29,6 +29,7 @@ from ....models.settings import FILE, Pooling
 from ....pooling import pool_padded
 from ...efficiency.flops import relative_prefill_flops
 from ...errors import InputError
+from ...metrics import Normaliser
 from ...metrics.text import normalise
 from ...runs import folders
 from ...runs.batches import Batch, Work
@@ -171,7 +172,7 @@ def disagreement(unpooled: Answer, pooled: Answer, criterion: Criterion) -> floa
     """Characters to change in the unpooled answer, as a share of it and 1 at most; or the first token's KL in nats."""
     if criterion == "first-token":
         return float(pooled["first_token_kl"])
-    right, said = normalise(unpooled["answer"]), normalise(pooled["answer"])
+    right, said = (normalise(one["answer"], normaliser=one["normaliser"]) for one in (unpooled, pooled))
     return min(1.0, Levenshtein.distance(right, said) / max(1, len(right)))
 
 
@@ -236,6 +237,8 @@ class Search:
     layers: Sequence[int]
     windows: Sequence[int]
     longest: int
+    normaliser: Normaliser = "plain"
+    """Of the answers that are compared."""
 
     def run(self, step: Step) -> Found:
         """All the steps; each one's results decide what the next one tries."""
@@ -275,10 +278,12 @@ class Search:
             "trials": [format_sites(sites) for sites in trials],
             "longest": self.longest,
             "criterion": self.criterion,
+            "normaliser": self.normaliser,
         }
         first_token = self.criterion == "first-token"
         longest = 1 if first_token else self.longest
-        return step(name, options, Answering(self.lslm, conditions(trials), longest, first_token=first_token))
+        work = Answering(self.lslm, conditions(trials), longest, normaliser=self.normaliser, first_token=first_token)
+        return step(name, options, work)
 
 
 def check_criterion(criterion: str) -> Criterion:
@@ -309,6 +314,7 @@ def summarise(search: Search, found: Found, data: str, *, shares: bool = False) 
             "layers": list(search.layers),
             "windows": list(search.windows),
             "longest": search.longest,
+            "normaliser": search.normaliser,
             "shares": shares,
             **{key: found.last.settings[key] for key in ("device", "dtype", "prompt", "batch", "recordings")},
         },

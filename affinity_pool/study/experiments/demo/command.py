@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ....cli.application import console, errors_in_words
-from ....cli.options import AudioFiles, Device, Dtype, Manifest, Model, Sites, TaskPrompt, Texts
+from ....cli.options import AudioFiles, Device, Dtype, Manifest, Model, Normaliser, Sites, TaskPrompt, Texts
 
 
 def demo(
@@ -18,6 +18,7 @@ def demo(
     model: Model = None,
     sites: Sites = None,
     prompt: TaskPrompt = None,
+    normaliser: Normaliser = "plain",
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
     runs: Annotated[int, typer.Option(min=6, help="Pairs of timed runs for each recording.")] = 11,
     device: Device = None,
@@ -47,6 +48,7 @@ def demo(
             chosen,
             sites or loaded.sites,
             prompt=prompt,
+            normaliser=normaliser,
             runs=runs,
             notes=notes,
             progress=lambda clips: track(clips, "listening", console=console, transient=True),

@@ -36,7 +36,7 @@ def page(demo: Demo, summary: DemoSummary) -> Page:
         findings=[*conclusions(demo), *demo.notes],
         sections=[
             Section("Where the tokens went", [groups_picture.chart(demo.picture, "groups", PICTURE)]),
-            Section("What it answered", [_answers(clip) for clip in demo.clips]),
+            Section("What it answered", [_answers(demo, clip) for clip in demo.clips]),
             Section("What it cost", [_costs(demo)]),
             Section("What is measured", list(_measured(demo))),
         ],
@@ -62,10 +62,12 @@ def _cards(demo: Demo) -> Iterator[Card]:
     yield Card(f"{cost.ttft.ratio:.2f}×", "time to first token, unpooled over pooled", interval)
 
 
-def _answers(clip: Clip) -> Answers:
+def _answers(demo: Demo, clip: Clip) -> Answers:
     asked = "" if clip.prompt == "transcribe" else f", asked: {clip.prompt}"
     reference = [] if clip.reference is None else [("reference", clip.reference)]
-    answers = [(name, compared(clip, said)) for name, said in (("unpooled", clip.unpooled), ("pooled", clip.pooled))]
+    answers = [
+        (name, compared(demo, clip, said)) for name, said in (("unpooled", clip.unpooled), ("pooled", clip.pooled))
+    ]
     return Answers(clip.name, f"{clip.seconds:.1f} s{asked}", [*reference, *answers])
 
 

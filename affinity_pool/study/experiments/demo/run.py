@@ -25,6 +25,7 @@ from ...efficiency.flops import Flops, knows_encoder, prefill_flops, tokens_per_
 from ...efficiency.ttft import Ttft
 from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
+from ...metrics import Normaliser
 from ...metrics.wer import WordErrors, word_errors
 from ...runs.results import DemoSummary
 from ...sites import layer_of, rule_name, site_name, sites_json
@@ -74,6 +75,8 @@ class Demo:
     picture: Picture
     notes: tuple[str, ...]
     """What the reader should know: recordings left out or cut."""
+    normaliser: Normaliser = "plain"
+    """Of answers and references before words are compared."""
 
     @property
     def cost(self) -> Cost:
@@ -96,8 +99,8 @@ class Demo:
             return None
         references = [str(clip.reference) for clip in known]
         return (
-            word_errors(references, [clip.unpooled for clip in known]),
-            word_errors(references, [clip.pooled for clip in known]),
+            word_errors(references, [clip.unpooled for clip in known], normaliser=self.normaliser),
+            word_errors(references, [clip.pooled for clip in known], normaliser=self.normaliser),
         )
 
 
@@ -166,6 +169,7 @@ def run(
     sites: str | Path | Sequence[Site],
     *,
     prompt: str | None = None,
+    normaliser: Normaliser = "plain",
     runs: int = 11,
     notes: Sequence[str] = (),
     progress: Callable[[Sequence[Utterance]], Any] = iter,
@@ -187,6 +191,7 @@ def run(
         clips=tuple(clips),
         picture=max(pictures, key=lambda picture: picture.seconds),
         notes=(*notes, *cuts),
+        normaliser=normaliser,
     )
 
 
@@ -259,6 +264,7 @@ def summarise(demo: Demo) -> DemoSummary:
             "sites": sites_json(demo.pooling.sites),
             "positions": demo.pooling.positions,
             "runs": demo.runs,
+            "normaliser": demo.normaliser,
         },
         "provenance": provenance(demo.device),
         "notes": list(demo.notes),

@@ -65,18 +65,18 @@ def _transcripts(demo: Demo) -> Table:
         table.add_row(_shown(clip.name, "bold"), _shown(f"{clip.seconds:.1f} s{asked}", "dim"))
         if clip.reference is not None:
             table.add_row(Text("  reference", "dim"), _shown(clip.reference))
-        table.add_row(Text("  unpooled", "dim"), _marked(clip, clip.unpooled))
-        table.add_row(Text("  pooled", "dim"), _marked(clip, clip.pooled))
+        table.add_row(Text("  unpooled", "dim"), _marked(demo, clip, clip.unpooled))
+        table.add_row(Text("  pooled", "dim"), _marked(demo, clip, clip.pooled))
     return table
 
 
-def compared(clip: Clip, answer: str) -> list[tuple[str, str]]:
+def compared(demo: Demo, clip: Clip, answer: str) -> list[tuple[str, str]]:
     """The words of an answer and what is wrong with each: against the reference, else against the unpooled answer."""
-    return list(marked(clip.unpooled if clip.reference is None else clip.reference, answer))
+    return list(marked(clip.unpooled if clip.reference is None else clip.reference, answer, demo.normaliser))
 
 
-def _marked(clip: Clip, answer: str) -> Text:
-    return Text(" ").join(_shown(word, STYLES[kind]) for word, kind in compared(clip, answer))
+def _marked(demo: Demo, clip: Clip, answer: str) -> Text:
+    return Text(" ").join(_shown(word, STYLES[kind]) for word, kind in compared(demo, clip, answer))
 
 
 def _shown(text: str, style: str = "") -> Text:

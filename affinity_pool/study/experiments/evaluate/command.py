@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from ....cli.application import errors_in_words
-from ....cli.options import Batch, Data, Device, Dtype, Limit, Longest, Model, Out, Prompt, Seed, Task, parse_list
+from ....cli.options import (
+    Batch,
+    Data,
+    Device,
+    Dtype,
+    Limit,
+    Longest,
+    Model,
+    Normaliser,
+    Out,
+    Prompt,
+    Seed,
+    Task,
+    parse_list,
+)
 
 
 def evaluate(
@@ -39,6 +53,7 @@ def evaluate(
     limit: Limit = None,
     batch: Batch = 16,
     longest: Longest = 256,
+    normaliser: Normaliser = "plain",
     out: Out = Path("out/eval"),
     device: Device = None,
     dtype: Dtype = "auto",
@@ -73,11 +88,12 @@ def evaluate(
             "seed": seed,
             "longest": longest,
             "judge": judge,
+            "normaliser": normaliser,
             "task": task,
         }
-        work = Answering(lslm, conditions, longest, referee)
+        work = Answering(lslm, conditions, longest, referee, normaliser)
         files = {} if judge is None else {"judge": of_judge(judge)}
-        done = session.run("eval", options, work, scorable(lslm), files=files)
+        done = session.run("eval", options, work, scorable(lslm, normaliser=normaliser), files=files)
         if session.leads:
             summary = evaluate.summarise(lslm, done, referee)
             session.write(summary, page(summary))

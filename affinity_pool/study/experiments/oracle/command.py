@@ -18,6 +18,7 @@ from ....cli.options import (
     Limit,
     Longest,
     Model,
+    Normaliser,
     OneTask,
     Out,
     Prompt,
@@ -45,6 +46,7 @@ def oracle(
     limit: Limit = None,
     batch: Batch = 16,
     longest: Longest = 256,
+    normaliser: Normaliser = "plain",
     out: Out = Path("out/oracle"),
     device: Device = None,
     dtype: Dtype = "auto",
@@ -81,9 +83,9 @@ def oracle(
         }
         done = session.run(
             "oracle",
-            {**options, "alignments": alignments, "longest": longest, "task": task},
-            Answering(lslm, conditions(lslm.depth), longest),
-            scorable(lslm, oracle.unit_spans(units, alignments, lslm)),
+            {**options, "alignments": alignments, "longest": longest, "normaliser": normaliser, "task": task},
+            Answering(lslm, conditions(lslm.depth), longest, normaliser=normaliser),
+            scorable(lslm, oracle.unit_spans(units, alignments, lslm), normaliser),
             files=of_word_times(alignments),
         )
         if session.leads:

@@ -17,6 +17,7 @@ from ....cli.options import (
     Limit,
     Longest,
     Model,
+    Normaliser,
     OneTask,
     Out,
     Prompt,
@@ -45,6 +46,7 @@ def probe(
     limit: Limit = None,
     batch: Batch = 16,
     longest: Longest = 256,
+    normaliser: Normaliser = "plain",
     out: Out = Path("out/probe"),
     device: Device = None,
     dtype: Dtype = "auto",
@@ -70,9 +72,16 @@ def probe(
         session = open_session("probe", common, check=check)
         lslm = session.lslm
         chosen = layers_of(layers, lslm.depth)
-        options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}
-        work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest)
-        done = session.run("probe", options, work, scorable(lslm))
+        options = {
+            "layers": chosen,
+            "thresholds": cosines,
+            "windows": widths,
+            "longest": longest,
+            "normaliser": normaliser,
+            "task": task,
+        }
+        work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest, normaliser=normaliser)
+        done = session.run("probe", options, work, scorable(lslm, normaliser=normaliser))
         if session.leads:
             summary = summarise(lslm, done)
             shown, audio = probe.recording_to_draw(session.utterances, picture, lslm)
