@@ -25,7 +25,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from ....models import Site
-from ....models.settings import FILE, Pooling
+from ....models.settings import FILE, Attention, Pooling
 from ....pooling import pool_padded
 from ...efficiency.flops import relative_prefill_flops
 from ...errors import InputError
@@ -141,12 +141,10 @@ def candidates(curves: Sequence[TokensLeft], windows: Sequence[int], layers: Seq
     return sites
 
 
-def conditions(trials: Sequence[Sequence[Site]]) -> list[Condition]:
+def conditions(trials: Sequence[Sequence[Site]], attention: Attention) -> list[Condition]:
     """The unpooled model, whose answers are to be kept, and each trial."""
-    return [
-        UNPOOLED,
-        *(Condition(format_sites(sites), {"sites": format_sites(sites)}, Pooling(tuple(sites))) for sites in trials),
-    ]
+    named = [(format_sites(sites), Pooling(tuple(sites), attention=attention)) for sites in trials]
+    return [UNPOOLED, *(Condition(name, {"sites": name}, pooling) for name, pooling in named)]
 
 
 def measured(
@@ -236,6 +234,7 @@ class Search:
     layers: Sequence[int]
     windows: Sequence[int]
     longest: int
+    attention: Attention = "plain"
 
     def run(self, step: Step) -> Found:
         """All the steps; each one's results decide what the next one tries."""
@@ -275,10 +274,12 @@ class Search:
             "trials": [format_sites(sites) for sites in trials],
             "longest": self.longest,
             "criterion": self.criterion,
+            "attention": self.attention,
         }
         first_token = self.criterion == "first-token"
         longest = 1 if first_token else self.longest
-        return step(name, options, Answering(self.lslm, conditions(trials), longest, first_token=first_token))
+        asked = conditions(trials, self.attention)
+        return step(name, options, Answering(self.lslm, asked, longest, first_token=first_token))
 
 
 def check_criterion(criterion: str) -> Criterion:
@@ -309,6 +310,7 @@ def summarise(search: Search, found: Found, data: str, *, shares: bool = False) 
             "layers": list(search.layers),
             "windows": list(search.windows),
             "longest": search.longest,
+            "attention": search.attention,
             "shares": shares,
             **{key: found.last.settings[key] for key in ("device", "dtype", "prompt", "batch", "recordings")},
         },
@@ -325,10 +327,11 @@ def summarise(search: Search, found: Found, data: str, *, shares: bool = False) 
     }
 
 
-def save(trial: Trial, folder: Path) -> Path:
+def save(trial: Trial, attention: Attention, folder: Path) -> Path:
     """Write ``affinity_pool.json``, which ``affinity_pool.patch(model, path)`` loads."""
     path = folder / FILE
-    folders.write_json(path, {"sites": sites_json(trial.sites), "positions": "keep"}, indent=2)
+    content = {"sites": sites_json(trial.sites), "positions": "keep", "attention": attention}
+    folders.write_json(path, content, indent=2)
     return path
 
 

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from ....cli.application import console, errors_in_words
-from ....cli.options import AudioFiles, Device, Dtype, Manifest, Model, Sites, TaskPrompt, Texts
+from ....cli.options import (
+    AudioFiles,
+    Device,
+    Dtype,
+    Manifest,
+    Model,
+    Sites,
+    SitesAttention,
+    TaskPrompt,
+    Texts,
+    parse_attention,
+)
 
 
 def demo(
@@ -17,6 +28,7 @@ def demo(
     data: Manifest = None,
     model: Model = None,
     sites: Sites = None,
+    attention: SitesAttention = None,
     prompt: TaskPrompt = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
     runs: Annotated[int, typer.Option(min=6, help="Pairs of timed runs for each recording.")] = 11,
@@ -38,6 +50,7 @@ def demo(
         from . import run as demo
         from . import terminal as demo_terminal
 
+        kind = None if attention is None else parse_attention(attention)
         folders.take(out, "demo")
         demo.find_recordings(audio or [], text or [], data, prompt)
         loaded = lslm.load(model, device, dtype, lambda depth: check_sites(sites, depth))
@@ -46,6 +59,7 @@ def demo(
             loaded,
             chosen,
             sites or loaded.sites,
+            attention=kind,
             prompt=prompt,
             runs=runs,
             notes=notes,

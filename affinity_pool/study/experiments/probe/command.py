@@ -9,6 +9,7 @@ import typer
 
 from ....cli.application import errors_in_words
 from ....cli.options import (
+    Attention,
     Batch,
     Data,
     Device,
@@ -21,6 +22,7 @@ from ....cli.options import (
     Out,
     Prompt,
     layers_of,
+    parse_attention,
     parse_rules,
 )
 
@@ -40,6 +42,7 @@ def probe(
         str | None,
         typer.Option(help="Id of the recording whose groups are drawn; the longest with word times if left out."),
     ] = None,
+    attention: Attention = "plain",
     task: OneTask = "transcribe",
     prompt: Prompt = None,
     limit: Limit = None,
@@ -61,6 +64,7 @@ def probe(
         from .page import page
 
         cosines, widths = parse_rules(thresholds, windows)
+        kind = parse_attention(attention)
 
         def check(utterances: Sequence[Utterance], depth: int) -> None:
             layers_of(layers, depth)
@@ -70,8 +74,9 @@ def probe(
         session = open_session("probe", common, check=check)
         lslm = session.lslm
         chosen = layers_of(layers, lslm.depth)
-        options = {"layers": chosen, "thresholds": cosines, "windows": widths, "longest": longest, "task": task}
-        work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest)
+        options = {"layers": chosen, "thresholds": cosines, "windows": widths, "attention": kind}
+        options |= {"longest": longest, "task": task}
+        work = Answering(lslm, probe.conditions(chosen, cosines, widths, kind), longest)
         done = session.run("probe", options, work, scorable(lslm))
         if session.leads:
             summary = summarise(lslm, done)
