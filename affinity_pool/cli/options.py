@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from ..models.settings import Attention as Kind
 
 Value = TypeVar("Value")
 
@@ -27,6 +30,22 @@ Sites = Annotated[
     typer.Option(
         help="'conservative', 'aggressive', 'aggressive-counted', or a JSON file; if left out the model's own "
         "affinity_pool.json, else 'aggressive'."
+    ),
+]
+_WEIGHT = (
+    "What a merged token weighs where it is attended to: 'plain', as much as any other, or 'proportional', as the "
+    "tokens it stands for together"
+)
+Attention = Annotated[str, typer.Option(help=f"{_WEIGHT}.")]
+SitesAttention = Annotated[
+    str | None, typer.Option("--attention", help=f"{_WEIGHT}; if left out what the sites' file says, else 'plain'.")
+]
+Attentions = Annotated[
+    str | None,
+    typer.Option(
+        "--attention",
+        help=f"{_WEIGHT}; 'plain,proportional' for both at the same sites; if left out what the sites' file says, else "
+        "'plain'.",
     ),
 ]
 Task = Annotated[str | None, typer.Option(help="Only the recordings of this task; all if left out.")]
@@ -96,6 +115,17 @@ def parse_list(text: str, kind: Callable[[str], Value], name: str) -> list[Value
     if any(value in values[:at] for at, value in enumerate(values)):
         raise typer.BadParameter(f"{name} must be named once each, got {shortened(text)!r}")
     return values
+
+
+def parse_attention(text: str) -> Kind:
+    """One of those there are."""
+    from ..models.settings import check_attention
+    from ..study.errors import InputError
+
+    try:
+        return check_attention(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def parse_seconds(text: str, name: str) -> list[float]:

@@ -106,7 +106,13 @@ def embed(
 
 
 def _input_site(sites: Any, depth: int) -> Site:
-    found = resolve(sites, depth).sites
+    pooling = resolve(sites, depth)
+    found = pooling.sites
+    if pooling.attention == "proportional":
+        raise ValueError(
+            f"{sites} asks for attention='proportional', and what embed returns is attended to in an engine that knows "
+            "nothing of it: write 'plain', or pass a list of Site"
+        )
     if [site.layer for site in found] != [0]:
         raise ValueError(
             f"sites must be exactly one Site, at layer 0 (the input site), got {list(found)}: deeper layers run in the "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..models import Site, SiteStats
-from ..models.settings import Pooling, resolve
+from ..models.settings import Attention, Pooling, resolve
 from .errors import InputError
 
 KEEP = "keep="
@@ -22,10 +22,11 @@ class NamedSites:
     pooling: Pooling
 
 
-def parse_sites(spec: str, depth: int) -> NamedSites:
+def parse_sites(spec: str, depth: int, attention: Attention | None = None) -> NamedSites:
     """A preset, a JSON file or a folder that holds one, or sites with commas between them.
 
-    A site is ``LAYER:THRESHOLD:WINDOW``, or ``LAYER:keep=SHARE``: ``0:0.9:1,7:keep=0.2``.
+    A site is ``LAYER:THRESHOLD:WINDOW``, or ``LAYER:keep=SHARE``: ``0:0.9:1,7:keep=0.2``. The attention is the one
+    asked for, else what the file says, else plain; the name tells which unless it is plain.
 
     Raises:
         InputError: it is none of these, or a decoder of ``depth`` layers has no such sites.
@@ -33,12 +34,22 @@ def parse_sites(spec: str, depth: int) -> NamedSites:
     try:
         if ":" in spec and not Path(spec).exists():
             pooling = resolve([_parse_site(part) for part in spec.split(",")], depth)
-            return NamedSites(format_sites(pooling.sites), pooling)
+            return _named(format_sites(pooling.sites), pooling, attention)
         pooling = resolve(spec, depth)
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"sites {spec!r}: {error}") from error
     shown = format_sites(pooling.sites)
-    return NamedSites(shown if Path(spec).exists() else f"{spec} ({shown})", pooling)
+    return _named(shown if Path(spec).exists() else f"{spec} ({shown})", pooling, attention)
+
+
+def _named(name: str, pooling: Pooling, attention: Attention | None) -> NamedSites:
+    attention = attention or pooling.attention or "plain"
+    return NamedSites(with_attention(name, attention), replace(pooling, attention=attention))
+
+
+def with_attention(name: str, attention: Attention) -> str:
+    """A name that tells the attention, unless it is plain."""
+    return name if attention == "plain" else f"{name}, {attention}"
 
 
 def _parse_site(text: str) -> Site:

@@ -110,6 +110,13 @@ def machine(provenance: Facts) -> Facts:
     return {"processor": provenance["device"], **about, **provenance["versions"]}
 
 
+def weighed(config: Facts) -> str:
+    """A sentence where attention is proportional; runs from before there was a choice say nothing, and were plain."""
+    if config.get("attention") != "proportional":
+        return ""
+    return " Attention is proportional: a merged token weighs as the tokens it stands for would together."
+
+
 def model_name(config: Facts) -> str:
     """Without the folders above it."""
     name = config["model"]

@@ -128,12 +128,14 @@ class ConditionResult(TypedDict):
     """``scores[task][metric]``"""
     method: NotRequired[str]
     sites: NotRequired[str]
+    attention: NotRequired[str]
+    """Missing where a run is older than the choice, and plain there."""
     beside: NotRequired[str]
-    """The thresholds that shares are compared with, by their ``sites``."""
+    """What is compared with, by its ``sites``: with shares thresholds, with proportional attention plain."""
     as_shares: NotRequired[str]
     """The shares that leave as many tokens as thresholds did, as ``sites``."""
     against_affinity: NotRequired[dict[str, dict[str, CountedEstimate | None]]]
-    """Differences as ``scores``: of a baseline to Affinity Pooling at the same counts, of shares to ``beside``."""
+    """Differences as ``scores``: of a baseline to Affinity Pooling at the same counts, of others to ``beside``."""
     operator: NotRequired[str]
     budget: NotRequired[str]
     layer: NotRequired[int]

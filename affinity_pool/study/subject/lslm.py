@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoProcessor, WhisperFeatureExtractor
 
 from ...models import FAMILIES, MEMORY, Site, patch
 from ...models.settings import FILE as SITES_FILE
-from ...models.settings import Pooling
+from ...models.settings import Attention, Pooling
 from ..bundled import BUNDLED, bundled_model
 from ..data import digests
 from ..data.audio import Audio
@@ -90,14 +90,14 @@ class Lslm(Subject):
                     f"{self.rate} Hz"
                 )
 
-    def pooling(self, sites: str | Path | Sequence[Site]) -> Pooling:
-        """Where and how a patch given ``sites`` pools, with nothing left open.
+    def pooling(self, sites: str | Path | Sequence[Site], attention: Attention | None = None) -> Pooling:
+        """Where and how a patch given these pools, with nothing left open.
 
         Raises:
             InputError: there are none such, or not in this model.
         """
         try:
-            with patch(self.model, sites) as handle:
+            with patch(self.model, sites, attention=attention) as handle:
                 return Pooling(handle.sites, handle.positions, handle.attention)
         except (OSError, ValueError) as error:
             raise InputError(str(error)) from error

@@ -119,10 +119,10 @@ def test_divergence_is_zero_for_itself_and_torchs_otherwise() -> None:
 
 def test_the_file_it_writes_is_one_that_patch_loads(lslm: Lslm, tmp_path: Path) -> None:
     sites = (Site(0, 0.97, 1), Site(2, 0.8, 3))
-    save(Trial(sites, 0.2, 0.7, 0.0), tmp_path)
+    save(Trial(sites, 0.2, 0.7, 0.0), "proportional", tmp_path)
     with patch(lslm.model, tmp_path) as handle:
         assert handle.sites == sites
-        assert handle.positions == "keep"
+        assert (handle.positions, handle.attention) == ("keep", "proportional")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import typer
 
 from ....cli.application import errors_in_words
 from ....cli.options import (
+    Attention,
     Batch,
     Data,
     Device,
@@ -22,6 +23,7 @@ from ....cli.options import (
     Prompt,
     Task,
     layers_of,
+    parse_attention,
     parse_rules,
 )
 
@@ -44,6 +46,7 @@ def calibrate(
     shares: Annotated[
         bool, typer.Option("--shares", help="Write the shares to keep, which are found too, instead of thresholds.")
     ] = False,
+    attention: Attention = "plain",
     task: Task = None,
     prompt: Prompt = None,
     limit: Limit = None,
@@ -65,6 +68,7 @@ def calibrate(
 
         budget = calibrate.CostBudget(flops, retention)
         kind = calibrate.check_criterion(criterion)
+        weight = parse_attention(attention)
         _, widths = parse_rules("1", windows)
         common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
         session = open_session("calibrate", common, check=lambda utterances, depth: layers_of(layers, depth))
@@ -76,6 +80,7 @@ def calibrate(
             tuple(widths),
             longest,
             normaliser,
+            weight,
         )
         found = search.run(
             lambda step, options, work: session.run(step, {**options, "task": task}, work, folder=out / step)
@@ -85,4 +90,4 @@ def calibrate(
             session.write(summary, page(summary))
             chosen = found.chosen_shares if shares else found.chosen
             if chosen is not None:
-                calibrate.save(chosen, out)
+                calibrate.save(chosen, weight, out)

@@ -7,7 +7,7 @@ from statistics import mean
 from ...report.charts import Point, Series, frontier, lines
 from ...report.figures import Chart
 from ...report.page import Card, Page, Section, Table
-from ...report.phrases import Claim, claims, left_out, model_name, ran_on
+from ...report.phrases import Claim, claims, left_out, model_name, ran_on, weighed
 from ...runs.results import CalibrationSummary, TrialResult
 from ...sites import KEEP
 from .run import TOLERANCE
@@ -27,7 +27,7 @@ def page(summary: CalibrationSummary) -> Page:
     return Page(
         title=f"Where to pool {model_name(summary['config'])}",
         lead=f"Found from {summary['utterances']} recordings without their texts: {config['budget']}, with answers "
-        f"as close to the unpooled model's as can be.",
+        f"as close to the unpooled model's as can be." + weighed(config),
         cards=[
             Card(f"{chosen['relative_flops']:.0%}", "of the decoder's prefill FLOPs", wanted),
             Card(f"{chosen['retention']:.0%}", "of the audio tokens left", ""),

@@ -25,7 +25,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from ....models import Site
-from ....models.settings import FILE, Pooling
+from ....models.settings import FILE, Attention, Pooling
 from ....pooling import pool_padded
 from ...efficiency.flops import relative_prefill_flops
 from ...errors import InputError
@@ -142,12 +142,10 @@ def candidates(curves: Sequence[TokensLeft], windows: Sequence[int], layers: Seq
     return sites
 
 
-def conditions(trials: Sequence[Sequence[Site]]) -> list[Condition]:
+def conditions(trials: Sequence[Sequence[Site]], attention: Attention) -> list[Condition]:
     """The unpooled model, whose answers are to be kept, and each trial."""
-    return [
-        UNPOOLED,
-        *(Condition(format_sites(sites), {"sites": format_sites(sites)}, Pooling(tuple(sites))) for sites in trials),
-    ]
+    named = [(format_sites(sites), Pooling(tuple(sites), attention=attention)) for sites in trials]
+    return [UNPOOLED, *(Condition(name, {"sites": name}, pooling) for name, pooling in named)]
 
 
 def measured(
@@ -239,6 +237,7 @@ class Search:
     longest: int
     normaliser: Normaliser = "plain"
     """Of the answers that are compared."""
+    attention: Attention = "plain"
 
     def run(self, step: Step) -> Found:
         """All the steps; each one's results decide what the next one tries."""
@@ -279,10 +278,12 @@ class Search:
             "longest": self.longest,
             "criterion": self.criterion,
             "normaliser": self.normaliser,
+            "attention": self.attention,
         }
         first_token = self.criterion == "first-token"
         longest = 1 if first_token else self.longest
-        work = Answering(self.lslm, conditions(trials), longest, normaliser=self.normaliser, first_token=first_token)
+        asked = conditions(trials, self.attention)
+        work = Answering(self.lslm, asked, longest, normaliser=self.normaliser, first_token=first_token)
         return step(name, options, work)
 
 
@@ -315,6 +316,7 @@ def summarise(search: Search, found: Found, data: str, *, shares: bool = False) 
             "windows": list(search.windows),
             "longest": search.longest,
             "normaliser": search.normaliser,
+            "attention": search.attention,
             "shares": shares,
             **{key: found.last.settings[key] for key in ("device", "dtype", "prompt", "batch", "recordings")},
         },
@@ -331,10 +333,11 @@ def summarise(search: Search, found: Found, data: str, *, shares: bool = False) 
     }
 
 
-def save(trial: Trial, folder: Path) -> Path:
+def save(trial: Trial, attention: Attention, folder: Path) -> Path:
     """Write ``affinity_pool.json``, which ``affinity_pool.patch(model, path)`` loads."""
     path = folder / FILE
-    folders.write_json(path, {"sites": sites_json(trial.sites), "positions": "keep"}, indent=2)
+    content = {"sites": sites_json(trial.sites), "positions": "keep", "attention": attention}
+    folders.write_json(path, content, indent=2)
     return path
 
 

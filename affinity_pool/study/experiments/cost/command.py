@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ....cli.application import console, errors_in_words
-from ....cli.options import Data, Device, Dtype, Model, Out, Prompt, Sites, parse_list, parse_seconds
+from ....cli.options import (
+    Data,
+    Device,
+    Dtype,
+    Model,
+    Out,
+    Prompt,
+    Sites,
+    SitesAttention,
+    parse_attention,
+    parse_list,
+    parse_seconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ....models.settings import Pooling
+    from ....models.settings import Attention, Pooling
     from ...subject.subject import Subject
     from .prompts import Case
 
@@ -26,6 +38,7 @@ def cost(
     data: Data = None,
     prompt: Prompt = None,
     sites: Sites = None,
+    attention: SitesAttention = None,
     buckets: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +83,7 @@ def cost(
 
         folders.take(out, "cost")
         options = Options(rounds, new_tokens, idle)
+        kind = None if attention is None else parse_attention(attention)
         seconds = None if lengths is None else parse_seconds(lengths, "lengths")
         if random_weights is not None:
             unused = {"--model": model, "--data": data, "--prompt": prompt, "--sites": sites, "--buckets": buckets}
@@ -78,7 +92,7 @@ def cost(
             sizes = parse_list(batch, int, "batch")
             if min(sizes) < 1:
                 raise typer.BadParameter(f"batch must be 1 or more, got {batch!r}")
-            loaded, cases = _from_config(random_weights, seconds, sizes, device, dtype)
+            loaded, cases = _from_config(random_weights, seconds, sizes, kind or "plain", device, dtype)
             name, pooling, given = random_weights, None, {"model": digests.digest([loaded.config.to_dict()])}
         else:
             if batch != "1":
@@ -89,13 +103,14 @@ def cost(
             if edges is not None and any(later <= edge for edge, later in pairwise(edges)):
                 raise typer.BadParameter(f"buckets must rise, as 5,10,20, got {buckets!r}")
             loaded, name, pooling, cases, given = _from_recordings(
-                model, data, prompt, sites, edges, per_bucket, seconds, device, dtype
+                model, data, prompt, sites, kind, edges, per_bucket, seconds, device, dtype
             )
+            kind = pooling.attention
 
         def echo(line: str) -> None:
             console.print(line, soft_wrap=True)
 
-        summary = run(loaded, cases, options, method(loaded, name, options, pooling), given, out, echo)
+        summary = run(loaded, cases, options, method(loaded, name, options, pooling, kind or "plain"), given, out, echo)
         console.print("\n" + render(summary), soft_wrap=True)
         written = write(cost_page.page(summary), out)
     names = ", ".join(path.name for path in written)
@@ -103,7 +118,12 @@ def cost(
 
 
 def _from_config(
-    config: str, lengths: list[float] | None, batches: list[int], device: str | None, dtype: str
+    config: str,
+    lengths: list[float] | None,
+    batches: list[int],
+    attention: Attention,
+    device: str | None,
+    dtype: str,
 ) -> tuple[Subject, Iterable[Case]]:
     import torch
 
@@ -119,7 +139,7 @@ def _from_config(
         raise typer.BadParameter(f"must be auto, float32, bfloat16 or float16, got {kind!r}", param_hint="--dtype")
     subject = Subject(random_model(config_of(config), place, getattr(torch, kind)))
     seconds = lengths or parse_list(CPU_LENGTHS if on_cpu else GPU_LENGTHS, float, "lengths")
-    return subject, forced_cases(subject, seconds, batches)
+    return subject, forced_cases(subject, seconds, batches, attention)
 
 
 def _from_recordings(
@@ -127,6 +147,7 @@ def _from_recordings(
     data: str | None,
     prompt: str | None,
     sites: str | None,
+    attention: Attention | None,
     edges: list[float] | None,
     per_bucket: int,
     lengths: list[float] | None,
@@ -141,7 +162,7 @@ def _from_recordings(
 
     utterances = open_data(data)
     lslm = load(model, device, dtype, lambda depth: check_sites(sites, depth))
-    pooling = lslm.pooling(sites or lslm.sites)
+    pooling = lslm.pooling(sites or lslm.sites, attention)
     recordings = [Request(one.load(lslm.rate), prompt or one.task) for one in utterances]
     cases = (
         bucket_cases(lslm, recordings, pooling, edges, per_bucket)

@@ -8,7 +8,7 @@ from ....models import Site
 from ...report.charts import Bars, bars
 from ...report.figures import Chart
 from ...report.page import Card, Cell, Page, Section, Table
-from ...report.phrases import size
+from ...report.phrases import size, weighed
 from ...runs.results import CostResult, CostSummary, Facts, Ratio
 from ...sites import rule_name
 from .run import finding
@@ -24,6 +24,7 @@ def page(summary: CostSummary) -> Page:
         lead=(
             f"{method['model']} in {method['dtype']} on {origin['device']}: prefill to the first token, decoding, "
             f"memory and KV cache, with and without pooling in turns, {method['rounds']} rounds. {_what(method)}"
+            f"{weighed(method)}"
         ),
         cards=_cards(records),
         findings=[

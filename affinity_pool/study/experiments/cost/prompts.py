@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ....models import PrefillStats, Site
-from ....models.settings import Pooling, preset
+from ....models.settings import Attention, Pooling, preset
 from ...errors import InputError
 from ...subject.subject import Subject
 from .forced import Forced, check_forced, model_inputs, speech
@@ -58,22 +58,25 @@ class Case:
     prompts: Callable[[], list[Prompt]]
 
 
-def forced_cases(subject: Subject, lengths: Sequence[float], batches: Sequence[int]) -> Iterator[Case]:
+def forced_cases(
+    subject: Subject, lengths: Sequence[float], batches: Sequence[int], attention: Attention = "plain"
+) -> Iterator[Case]:
     """Prompts that pool as in the paper, whatever the model's weights; see :mod:`.forced`."""
     for batch in batches:
         for seconds in lengths:
             name = f"{seconds:g} s" if batch == 1 else f"{seconds:g} s, batch {batch}"
-            yield Case(name, batch, partial(_forced, subject, seconds, batch))
+            yield Case(name, batch, partial(_forced, subject, seconds, batch, attention))
 
 
-def _forced(subject: Subject, seconds: float, batch: int) -> list[Prompt]:
+def _forced(subject: Subject, seconds: float, batch: int, attention: Attention) -> list[Prompt]:
     text = subject.config.text_config
     spoken = speech(subject.config, seconds, batch)
     sites = tuple(
         replace(site, reduction=Forced.at(site, spoken, stage, text.hidden_size, subject.model.dtype, subject.device))
         for stage, site in enumerate(preset("aggressive", text.num_hidden_layers))
     )
-    return [Prompt(model_inputs(subject, spoken), seconds, Pooling(sites, "keep"), partial(check_forced, spoken))]
+    pooling = Pooling(sites, "keep", attention)
+    return [Prompt(model_inputs(subject, spoken), seconds, pooling, partial(check_forced, spoken))]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
-from ....models.settings import Pooling
+from ....models.settings import Attention, Pooling
 from ...errors import InputError
 from ...runs import folders
 from ...runs.results import CostResult, CostSummary, Facts
@@ -18,7 +18,9 @@ from .measure import Options, measure
 from .prompts import Case
 
 
-def method(subject: Subject, name: str, options: Options, pooling: Pooling | None) -> Facts:
+def method(
+    subject: Subject, name: str, options: Options, pooling: Pooling | None, attention: Attention = "plain"
+) -> Facts:
     """What is measured and how, as JSON: runs of which this is equal can share a folder.
 
     ``pooling`` None: the weights are random, and the paper's retentions are forced.
@@ -30,10 +32,11 @@ def method(subject: Subject, name: str, options: Options, pooling: Pooling | Non
         "parameters": sum(p.numel() for p in subject.model.parameters()),
         "dtype": subject.dtype,
         "device": subject.device.type,
-        "attention": decoder._attn_implementation,
+        "implementation": decoder._attn_implementation,
         "rounds": options.rounds,
         "new_tokens": options.new_tokens,
         "idle": options.idle,
+        "attention": attention,
         **(forced if pooling is None else {"sites": sites_json(pooling.sites), "positions": pooling.positions}),
     }
 

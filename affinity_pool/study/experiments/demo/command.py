@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from ....cli.application import console, errors_in_words
-from ....cli.options import AudioFiles, Device, Dtype, Manifest, Model, Normaliser, Sites, TaskPrompt, Texts
+from ....cli.options import (
+    AudioFiles,
+    Device,
+    Dtype,
+    Manifest,
+    Model,
+    Normaliser,
+    Sites,
+    SitesAttention,
+    TaskPrompt,
+    Texts,
+    parse_attention,
+)
 
 
 def demo(
@@ -17,6 +29,7 @@ def demo(
     data: Manifest = None,
     model: Model = None,
     sites: Sites = None,
+    attention: SitesAttention = None,
     prompt: TaskPrompt = None,
     normaliser: Normaliser = "plain",
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the figures.")] = Path("out/demo"),
@@ -39,6 +52,7 @@ def demo(
         from . import run as demo
         from . import terminal as demo_terminal
 
+        kind = None if attention is None else parse_attention(attention)
         folders.take(out, "demo")
         demo.find_recordings(audio or [], text or [], data, prompt)
         loaded = lslm.load(model, device, dtype, lambda depth: check_sites(sites, depth))
@@ -47,6 +61,7 @@ def demo(
             loaded,
             chosen,
             sites or loaded.sites,
+            attention=kind,
             prompt=prompt,
             normaliser=normaliser,
             runs=runs,

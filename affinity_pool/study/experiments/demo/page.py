@@ -9,7 +9,7 @@ from statistics import median
 from ...report import groups_picture
 from ...report.page import Answers, Card, Page, Section, Table
 from ...report.page import write as write_page
-from ...report.phrases import machine, model_name, size
+from ...report.phrases import machine, model_name, size, weighed
 from ...runs import folders
 from ...runs.results import DemoSummary
 from ...sites import rule_name, site_name
@@ -31,7 +31,7 @@ def page(demo: Demo, summary: DemoSummary) -> Page:
     return Page(
         title=f"Dual Affinity Pooling on {model_name(summary['config'])}",
         lead="The same recordings through the same model twice: as it is, and with similar neighbouring audio tokens "
-        f"merged ({rules}).",
+        f"merged ({rules})." + weighed(summary["config"]),
         cards=list(_cards(demo)),
         findings=[*conclusions(demo), *demo.notes],
         sections=[

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ....models import PrefillStats, Site
-from ....models.settings import Pooling
+from ....models.settings import Attention, Pooling
 from ....provenance import provenance
 from ...data import Utterance, open_data
 from ...efficiency import ttft
@@ -168,6 +168,7 @@ def run(
     utterances: Sequence[Utterance],
     sites: str | Path | Sequence[Site],
     *,
+    attention: Attention | None = None,
     prompt: str | None = None,
     normaliser: Normaliser = "plain",
     runs: int = 11,
@@ -176,7 +177,7 @@ def run(
 ) -> Demo:
     """Run every recording; ``prompt`` None asks each for its own task. ``progress`` wraps the iteration."""
     clips, pictures, cuts = [], [], []
-    pooling = lslm.pooling(sites)
+    pooling = lslm.pooling(sites, attention)
     for utterance in progress(utterances):
         clip, picture, cut = _run_clip(lslm, utterance, prompt or utterance.task, pooling, runs)
         clips.append(clip)
@@ -263,6 +264,7 @@ def summarise(demo: Demo) -> DemoSummary:
             "dtype": demo.dtype,
             "sites": sites_json(demo.pooling.sites),
             "positions": demo.pooling.positions,
+            "attention": demo.pooling.attention,
             "runs": demo.runs,
             "normaliser": demo.normaliser,
         },

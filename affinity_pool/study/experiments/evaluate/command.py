@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from ....cli.application import errors_in_words
 from ....cli.options import (
+    Attentions,
     Batch,
     Data,
     Device,
@@ -21,6 +23,7 @@ from ....cli.options import (
     Prompt,
     Seed,
     Task,
+    parse_attention,
     parse_list,
 )
 
@@ -43,6 +46,7 @@ def evaluate(
             "interpolate, bipartite-merge; 'none' for none. speed-up goes with sites at the input alone."
         ),
     ] = "speed-up,random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge",
+    attention: Attentions = None,
     judge: Annotated[
         str | None,
         typer.Option(help="Judge of spoken answers, as package.module:function(question, reference, answer)."),
@@ -66,7 +70,7 @@ def evaluate(
         from ...data.digests import of_judge
         from ...metrics import judged, load_judge
         from ...runs.conditions import Answering, scorable
-        from ...sites import parse_sites
+        from ...sites import NamedSites, parse_sites
         from ..session import RunOptions, open_session
         from . import run as evaluate
         from .page import page
@@ -74,17 +78,24 @@ def evaluate(
         referee = None if judge is None else judged(load_judge(judge), judge)
         names = [] if baselines == "none" else parse_list(baselines, str, "baselines")
 
+        # plain before what is compared with it
+        kinds = [None] if attention is None else sorted(parse_list(attention, parse_attention, "attention"))
+
+        def choices(specs: Sequence[str], depth: int) -> list[NamedSites]:
+            return [parse_sites(spec, depth, kind) for spec in specs for kind in kinds]
+
         def check(utterances: object, depth: int) -> None:
-            evaluate.conditions([parse_sites(spec, depth) for spec in sites or ()], names, seed)
+            evaluate.conditions(choices(sites or (), depth), names, seed)
 
         common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
         session = open_session("eval", common, check=check)
         lslm = session.lslm
-        choices = [parse_sites(spec, lslm.depth) for spec in sites or [lslm.sites]]
-        conditions = evaluate.conditions(choices, names, seed)
+        chosen = choices(sites or [lslm.sites], lslm.depth)
+        conditions = evaluate.conditions(chosen, names, seed)
         options = {
             "conditions": [condition.name for condition in conditions],
-            "positions": [choice.pooling.positions or "keep" for choice in choices],
+            "positions": [choice.pooling.positions or "keep" for choice in chosen],
+            "attention": [choice.pooling.attention for choice in chosen],
             "seed": seed,
             "longest": longest,
             "judge": judge,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ....models.settings import check_attention
 from ...report.charts import Bars, Point, Series, bars, frontier, lines
 from ...report.figures import Chart
 from ...report.page import Card, Cell, Page, Section, Table
@@ -23,6 +24,7 @@ from ...report.phrases import (
     with_interval,
 )
 from ...runs.results import ConditionResult, ConditionsSummary, Estimate, MetricResult, ScoreResult
+from ...sites import with_attention
 from .run import CHOICES, SHARES, THRESHOLDS
 
 METHOD = {
@@ -50,7 +52,7 @@ def page(summary: ConditionsSummary) -> Page:
         findings=[*(line for choice in choices for line in _findings(summary, choice)), *left_out(summary)],
         sections=[
             Section("All tasks", [_overview(summary, tasks)]),
-            *([Section("Thresholds and shares", [BESIDE, *pairs])] if (pairs := _pairs(choices, summary)) else []),
+            *_pairs(choices, summary),
             *(_comparison(summary, choice) for choice in choices if _baselines(summary, choice)),
             *([_tokens(summary, choices, tasks)] if len(choices) > 1 else []),
             *([claims(_claims(summary, choices))] if choices else []),
@@ -64,6 +66,16 @@ def page(summary: ConditionsSummary) -> Page:
 def label(condition: ConditionResult) -> str:
     """What a condition is called in tables and charts."""
     return "unpooled" if "method" not in condition else METHOD[condition["method"]]
+
+
+def attention_of(condition: ConditionResult) -> str:
+    """Plain in runs from before there was a choice."""
+    return condition.get("attention", "plain")
+
+
+def _line(condition: ConditionResult) -> str:
+    """The series in charts that a condition belongs to."""
+    return with_attention(label(condition), check_attention(attention_of(condition)))
 
 
 def kept(condition: ConditionResult, digits: int = 0) -> str:
@@ -104,7 +116,7 @@ def _findings(summary: ConditionsSummary, choice: ConditionResult) -> list[str]:
                 else "."
             )
         )
-    if "as_shares" in choice:
+    if "as_shares" in choice and "beside" not in choice:
         said.append(f"The shares that leave as many tokens as {choice['sites']}: `--sites {choice['as_shares']}`.")
     return said
 
@@ -117,14 +129,17 @@ def _told(metric: MetricResult, difference: Estimate | None) -> str:
     return f"{plain(moved)} points ({verdict})"
 
 
-def _pairs(choices: Sequence[ConditionResult], summary: ConditionsSummary) -> list[Table]:
-    """For each choice of shares that stands beside thresholds both, and what lies between them."""
+def _pairs(choices: Sequence[ConditionResult], summary: ConditionsSummary) -> list[Section]:
+    """For each choice that stands beside another both, and what lies between them."""
     by_sites = {choice["sites"]: choice for choice in choices}
     heads = [(task, metrics[0]) for task, metrics in summary["metrics"].items()]
-    found = []
+    shares: list[Table] = []
+    proportional: list[Table] = []
     for choice in choices:
         if "beside" not in choice:
             continue
+        other = by_sites[choice["beside"]]
+        weighed = attention_of(choice) != attention_of(other)
         rows: list[list[str | Cell]] = [
             [
                 one["sites"],
@@ -132,13 +147,18 @@ def _pairs(choices: Sequence[ConditionResult], summary: ConditionsSummary) -> li
                 f"{one['relative_flops']:.1%}",
                 *(with_interval(head, one["scores"][task][head["name"]]) for task, head in heads),
             ]
-            for one in (by_sites[choice["beside"]], choice)
+            for one in (other, choice)
         ]
         differences = [change(head, choice["against_affinity"][task][head["name"]]) for task, head in heads]
-        rows.append(["shares - thresholds, points", "", "", *differences])
+        less = "proportional - plain" if weighed else "shares - thresholds"
+        rows.append([f"{less}, points", "", "", *differences])
         titles = [f"{head['title']}\n{task}" for task, head in heads]
-        found.append(Table(["", "audio tokens left", "prefill FLOPs", *titles], rows, strong=[2]))
-    return found
+        table = Table(["", "audio tokens left", "prefill FLOPs", *titles], rows, strong=[2])
+        (proportional if weighed else shares).append(table)
+    return [
+        *([Section("Thresholds and shares", [BESIDE, *shares])] if shares else []),
+        *([Section("Plain and proportional attention", [WEIGHED, *proportional])] if proportional else []),
+    ]
 
 
 def _overview(summary: ConditionsSummary, tasks: Sequence[str]) -> Table:
@@ -206,7 +226,7 @@ def _tokens(summary: ConditionsSummary, choices: Sequence[ConditionResult], task
                     condition["relative_flops"],
                     condition["scores"][task][head["name"]]["value"],
                     condition["sites"] if condition["method"] in CHOICES else "",
-                    label(condition),
+                    _line(condition),
                 )
                 for condition in summary["conditions"][1:]
             ]
@@ -227,14 +247,12 @@ def _tokens(summary: ConditionsSummary, choices: Sequence[ConditionResult], task
 
 def _curves(summary: ConditionsSummary, task: str, head: MetricResult, baseline: tuple[str, float]) -> Chart:
     series: list[Series] = []
-    for method in METHOD:
+    pooled = sorted(summary["conditions"][1:], key=lambda c: list(METHOD).index(c["method"]))
+    for line in dict.fromkeys(map(_line, pooled)):
         found = sorted(
-            (100 * c["retention"][0], c["scores"][task][head["name"]]["value"])
-            for c in summary["conditions"][1:]
-            if c["method"] == method
+            (100 * c["retention"][0], c["scores"][task][head["name"]]["value"]) for c in pooled if _line(c) == line
         )
-        if found:
-            series.append(Series(METHOD[method], [x for x, _ in found], [y for _, y in found], dash=len(series) % 3))
+        series.append(Series(line, [x for x, _ in found], [y for _, y in found], dash=len(series) % 3))
     return lines(
         f"tokens-{_slug(task)}",
         series,
@@ -303,6 +321,15 @@ def _slug(text: str) -> str:
 BESIDE = (
     "At a threshold each recording is left what its similarities leave it; a share is the same of every recording, and "
     "how many tokens that makes is known before the model runs. Differences are of pairs of answers."
+)
+
+WEIGHED = (
+    "With proportional attention a token that n tokens have merged into gets log n added to its attention scores, in "
+    "every layer from its site on, and so weighs as they would together; with plain attention, as in the paper, it "
+    "weighs as much as any other. At the first site both merge the same tokens. What enters a deeper one differs, and "
+    "so may the number that a threshold leaves there, as the figures tell; shares leave as many. Baselines have the "
+    "attention of what they stand beside: a mean weighs as the tokens in it, what is left of dropped or interpolated "
+    "tokens as one."
 )
 
 HOW = (

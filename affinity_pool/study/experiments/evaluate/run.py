@@ -4,7 +4,9 @@ Every choice of sites is answered, and then each baseline at the very counts tha
 recording and site by site: a comparison at equal budget. Of the paper's baselines all are here; ToMe's bipartite merge
 is added. Speeding the recording up is one at the input alone.
 
-Sites that keep shares are also compared with the thresholds at the same layers that were chosen before them.
+Sites that keep shares are also compared with the thresholds at the same layers that were chosen before them, and sites
+with proportional attention with the same ones with plain attention. Baselines have the attention of what they are
+compared with: a mean then weighs as the tokens in it, and a token that is left of dropped or interpolated ones as one.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from ...reductions import bipartite_merge, interpolate, random_drop, speed_up, u
 from ...runs import scores
 from ...runs.batches import Batch
 from ...runs.conditions import UNPOOLED, Condition
-from ...runs.results import Answer, ConditionsSummary, Finished
+from ...runs.results import Answer, ConditionsSummary, Facts, Finished
 from ...sites import NamedSites, format_sites, layer_of
 from ...subject.lslm import Lslm
 
@@ -54,18 +56,22 @@ def conditions(choices: Sequence[NamedSites], baselines: Sequence[str], seed: in
         raise InputError(f"sites {repeated[0]!r} are given twice: give each choice once")
     found = [UNPOOLED]
     for at, choice in enumerate(choices):
-        facts = {"method": _method(choice), "sites": choice.name}
+        facts = {"method": _method(choice), **_told(choice)}
         if beside := _beside(choice, choices[:at]):
             facts["beside"] = beside.name
         pooled = Condition(f"affinity at {choice.name}", facts, choice.pooling)
         found.append(pooled)
         for name in baselines:
-            same = partial(Condition, f"{name} at {choice.name}", {"method": name, "sites": choice.name})
+            same = partial(Condition, f"{name} at {choice.name}", {"method": name, **_told(choice)})
             if name != SPEED_UP:
                 found.append(same(partial(_at_same_counts, pooled, REDUCTIONS[name], seed)))
             elif _layers(choice) == [0]:
                 found.append(same(altered=partial(_sped_up, pooled)))
     return found
+
+
+def _told(choice: NamedSites) -> Facts:
+    return {"sites": choice.name, "attention": choice.pooling.attention}
 
 
 def _method(choice: NamedSites) -> str:
@@ -77,14 +83,27 @@ def _layers(choice: NamedSites) -> list[int]:
 
 
 def _beside(choice: NamedSites, earlier: Sequence[NamedSites]) -> NamedSites | None:
-    """Of the choices before one with shares the last of thresholds at the same layers."""
-    same = [one for one in earlier if _method(one) == THRESHOLDS and _layers(one) == _layers(choice)]
+    """What a choice is compared with, of those before it.
+
+    Of proportional attention the same sites with plain attention, if they are there; of shares the last thresholds at
+    the same layers and with the same attention.
+    """
+    if plain := [one for one in earlier if one.pooling == replace(choice.pooling, attention="plain")]:
+        return plain[0]
+    same = [
+        one
+        for one in earlier
+        if _method(one) == THRESHOLDS
+        and _layers(one) == _layers(choice)
+        and one.pooling.attention == choice.pooling.attention
+    ]
     return same[-1] if same and _method(choice) == SHARES else None
 
 
 def summarise(lslm: Lslm, run: Finished[Answer], judge: Metric | None = None) -> ConditionsSummary:
     """As of any run of conditions, and the differences to Affinity Pooling: of each baseline to that at the same
-    counts, of shares to the thresholds beside them, for which the shares that leave as many tokens are told."""
+    counts, of shares to the thresholds beside them, for which the shares that leave as many tokens are told, of
+    proportional attention to plain."""
     summary = scores.summarise(lslm, run, judge)
     order: list[str] = run.settings["conditions"]
     summary["conditions"].sort(key=lambda condition: order.index(condition["name"]))

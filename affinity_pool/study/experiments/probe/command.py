@@ -9,6 +9,7 @@ import typer
 
 from ....cli.application import errors_in_words
 from ....cli.options import (
+    Attention,
     Batch,
     Data,
     Device,
@@ -22,6 +23,7 @@ from ....cli.options import (
     Out,
     Prompt,
     layers_of,
+    parse_attention,
     parse_rules,
 )
 
@@ -41,6 +43,7 @@ def probe(
         str | None,
         typer.Option(help="Id of the recording whose groups are drawn; the longest with word times if left out."),
     ] = None,
+    attention: Attention = "plain",
     task: OneTask = "transcribe",
     prompt: Prompt = None,
     limit: Limit = None,
@@ -63,6 +66,7 @@ def probe(
         from .page import page
 
         cosines, widths = parse_rules(thresholds, windows)
+        kind = parse_attention(attention)
 
         def check(utterances: Sequence[Utterance], depth: int) -> None:
             layers_of(layers, depth)
@@ -72,15 +76,10 @@ def probe(
         session = open_session("probe", common, check=check)
         lslm = session.lslm
         chosen = layers_of(layers, lslm.depth)
-        options = {
-            "layers": chosen,
-            "thresholds": cosines,
-            "windows": widths,
-            "longest": longest,
-            "normaliser": normaliser,
-            "task": task,
-        }
-        work = Answering(lslm, probe.conditions(chosen, cosines, widths), longest, normaliser=normaliser)
+        options = {"layers": chosen, "thresholds": cosines, "windows": widths, "attention": kind}
+        options |= {"longest": longest, "normaliser": normaliser, "task": task}
+        asked = probe.conditions(chosen, cosines, widths, kind)
+        work = Answering(lslm, asked, longest, normaliser=normaliser)
         done = session.run("probe", options, work, scorable(lslm, normaliser=normaliser))
         if session.leads:
             summary = summarise(lslm, done)

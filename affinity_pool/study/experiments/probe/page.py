@@ -24,6 +24,7 @@ from ...report.phrases import (
     model_name,
     ran_on,
     value,
+    weighed,
 )
 from ...runs.results import ConditionsSummary
 
@@ -40,7 +41,8 @@ def page(summary: ConditionsSummary, picture: Picture) -> Page:
     return Page(
         title=f"Affinity Pooling layer by layer on {model_name(summary['config'])}",
         lead=f"Audio tokens pooled at one layer at a time, over thresholds and windows. "
-        f"{summary['conditions'][0]['utterances']} recordings, task “{grid.task}”.",
+        f"{summary['conditions'][0]['utterances']} recordings, task “{grid.task}”."
+        + weighed(summary["config"]),
         cards=[
             Card(value(head, grid.unpooled[head["name"]]), f"{head['title']} unpooled", ""),
             *(_card(layer, least[layer]) for layer in (layers[0], layers[-1]) if least[layer]),

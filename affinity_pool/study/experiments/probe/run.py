@@ -11,23 +11,26 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ....models import Site
-from ....models.settings import Pooling
+from ....models.settings import Attention, Pooling
 from ...data import Audio, Utterance
 from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
 from ...runs.conditions import UNPOOLED, Condition
+from ...sites import with_attention
 from ...subject.lslm import Lslm
 
 
-def conditions(layers: Sequence[int], thresholds: Sequence[float], windows: Sequence[int]) -> list[Condition]:
+def conditions(
+    layers: Sequence[int], thresholds: Sequence[float], windows: Sequence[int], attention: Attention = "plain"
+) -> list[Condition]:
     """The unpooled model, then every combination."""
     return [
         UNPOOLED,
         *(
             Condition(
-                f"layer {layer}, threshold {threshold:g}, window {window}",
+                with_attention(f"layer {layer}, threshold {threshold:g}, window {window}", attention),
                 {"layer": layer, "threshold": threshold, "window": window},
-                Pooling((Site(layer, threshold, window),)),
+                Pooling((Site(layer, threshold, window),), attention=attention),
             )
             for window in windows
             for threshold in thresholds
