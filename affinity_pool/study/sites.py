@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..models import Site, SiteStats
+from ..models import MEMORY, Layer, Site
 from ..models.settings import Attention, Pooling, resolve
 from .errors import InputError
 
@@ -22,11 +22,11 @@ class NamedSites:
     pooling: Pooling
 
 
-def parse_sites(spec: str, depth: int, attention: Attention | None = None) -> NamedSites:
+def parse_sites(spec: str, depth: int | None, attention: Attention | None = None) -> NamedSites:
     """A preset, a JSON file or a folder that holds one, or sites with commas between them.
 
-    A site is ``LAYER:THRESHOLD:WINDOW``, or ``LAYER:keep=SHARE``: ``0:0.9:1,7:keep=0.2``. The attention is the one
-    asked for, else what the file says, else plain; the name tells which unless it is plain.
+    A site is ``LAYER:THRESHOLD:WINDOW``, or ``LAYER:keep=SHARE``: ``0:0.9:1,7:keep=0.2``, ``memory:0.96:1``. The
+    attention is the one asked for, else what the file says, else plain; the name tells which unless it is plain.
 
     Raises:
         InputError: it is none of these, or a decoder of ``depth`` layers has no such sites.
@@ -55,8 +55,9 @@ def with_attention(name: str, attention: Attention) -> str:
 def _parse_site(text: str) -> Site:
     layer, *rule = [part.strip() for part in text.split(":")]
     options: dict[str, float]
+    number: Layer
     try:
-        number = int(layer)
+        number = MEMORY if layer == MEMORY else int(layer)
         if len(rule) == 1 and rule[0].startswith(KEEP):
             options = {"keep": float(rule[0].removeprefix(KEEP))}
         else:
@@ -64,12 +65,12 @@ def _parse_site(text: str) -> Site:
             options = {"threshold": float(threshold), "window": int(window)}
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is not LAYER:THRESHOLD:WINDOW or LAYER:{KEEP}SHARE, as in 7:0.85:3 or 7:{KEEP}0.5"
+            f"{text!r} is not LAYER:THRESHOLD:WINDOW or LAYER:{KEEP}SHARE, as in 7:0.85:3, 7:{KEEP}0.5, {MEMORY}:0.96:1"
         ) from error
     return Site(number, **options)  # type: ignore[arg-type]  # mypy takes every value for any of the keys
 
 
-def check_sites(sites: str | None, depth: int) -> None:
+def check_sites(sites: str | None, depth: int | None) -> None:
     """Raise an :class:`InputError` unless a decoder of so many layers has these sites; None: the model's own."""
     if sites is None:
         return
@@ -103,20 +104,9 @@ def sites_json(sites: Sequence[Site]) -> list[dict[str, Any]]:
     ]
 
 
-def layer_of(site: Site | SiteStats) -> int:
-    """The decoder layer of a site, for all that counts layers.
-
-    Raises:
-        InputError: it is the site of an encoder-decoder model, whose decoder's layers are all pooled alike.
-    """
-    if isinstance(site.layer, str):
-        raise InputError(f"site at {site.layer!r}: of models that attend to their audio nothing is measured here")
-    return site.layer
-
-
 def site_name(site: Site) -> str:
     """What a site is called in tables and pictures."""
-    return f"layer {site.layer}" if site.layer else "input"
+    return MEMORY if site.layer == MEMORY else f"layer {site.layer}" if site.layer else "input"
 
 
 def rule_name(site: Site) -> str:

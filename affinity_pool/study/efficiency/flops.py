@@ -129,7 +129,7 @@ def decoder_config(config: Any) -> Any:
 
 
 def knows_encoder(config: Any) -> bool:
-    """Whether the encoder is Whisper's, as in Qwen2-Audio, which alone can be counted here; others differ in details."""
+    """Whether the encoder is Whisper's, as in Qwen2-Audio: the one that can be counted; others differ in details."""
     return getattr(config, "model_type", None) in ("qwen2_audio", "whisper")
 
 

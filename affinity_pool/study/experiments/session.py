@@ -99,12 +99,12 @@ class Session:
 
 
 def open_session(
-    command: str, options: RunOptions, check: Callable[[Sequence[Utterance], int], object] | None = None
+    command: str, options: RunOptions, check: Callable[[Sequence[Utterance], Any], object] | None = None
 ) -> Session:
     """Choose the recordings and load the model, on this process's own device.
 
-    ``check`` is shown the recordings and the model's number of layers before the weights are read: whatever is wrong
-    with the rest of a command is told there.
+    ``check`` is shown the recordings and the model's number of layers (None: of an encoder-decoder model, for commands
+    that take one) before the weights are read: whatever is wrong with the rest of a command is told there.
     """
     from ..data import open_data
     from ..errors import InputError
@@ -120,5 +120,7 @@ def open_session(
         tasks = ", ".join(sorted({utterance.task for utterance in everything}))
         raise InputError(f"{name} has no recording for the task {options.task!r}, only for {tasks}")
     device = options.device or str(processes().device)
-    lslm = load(options.model, device, options.dtype, None if check is None else lambda depth: check(chosen, depth))
+    of_layers = command if command in ("oracle", "probe", "calibrate") else None
+    told = None if check is None else lambda depth: check(chosen, depth)
+    lslm = load(options.model, device, options.dtype, told, of_layers)
     return Session(lslm, chosen, options.data or "bundled recordings", options.out, options.batch, options.prompt)

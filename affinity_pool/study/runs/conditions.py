@@ -19,7 +19,6 @@ from ...models.settings import Pooling
 from ..data import Audio, Utterance
 from ..errors import InputError
 from ..metrics import Metric, Normaliser, for_task
-from ..sites import layer_of
 from ..subject.lslm import Lslm
 from ..subject.subject import LONGEST_ANSWER
 from .batches import Batch, Prepare
@@ -77,12 +76,14 @@ class Answering:
             inputs = self.lslm.batch([condition.altered(batch, row) for row in range(len(batch.audio))], batch.prompts)
         pooling = condition.pooling(batch) if callable(condition.pooling) else condition.pooling
         layers, kept = [], []
+        groups: Tensor | None = None
         seen: list[Tensor] = []
         with nullcontext() if pooling is None else self.lslm.patched(pooling) as handle:
             said = self.lslm.generate(inputs, self.longest, seen.append if self.first_token else None)
             if handle is not None and handle.stats is not None:
-                layers = [layer_of(site) for site in handle.stats.sites]
+                layers = [site.layer for site in handle.stats.sites]
                 kept = [site.audio_after for site in handle.stats.sites]
+                groups = handle.stats.sites[0].segment_ids
         audio = self.lslm.audio_positions(inputs).sum(1)
         text = self.lslm.text_tokens(inputs).tolist()
         if condition.altered is not None:  # a shorter recording is a reduction at the input
@@ -108,6 +109,10 @@ class Answering:
             }
             for row, (utterance, answer) in enumerate(zip(batch.utterances, self.lslm.texts(said), strict=True))
         ]
+        if self.lslm.pooled_depth is None:
+            heard = self.lslm.heard_positions(inputs, [audio.seconds for audio in batch.audio])
+            for row, record in enumerate(records):
+                record["heard"] = _heard(heard[row], None if groups is None else groups[row])
         if self.first_token:
             first += seen[: 1 - len(first)]
             for record, moved in zip(records, divergence(first[0], seen[0]), strict=True):
@@ -118,6 +123,12 @@ class Answering:
                     counts = self.judge.counts(record["reference"], record["answer"], record["prompt"])
                     record["judged"] = [None if np.isnan(count) else count for count in counts.tolist()]
         return records
+
+
+def _heard(heard: Tensor, groups: Tensor | None) -> list[int]:
+    """Tokens of a recording itself, and of how many groups they are a part."""
+    tokens = int(heard.sum())
+    return [tokens] if groups is None else [tokens, len({group for group in groups[heard].tolist() if group >= 0})]
 
 
 def metrics_of(record: Answer) -> tuple[Metric, ...]:

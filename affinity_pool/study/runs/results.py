@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from typing_extensions import NotRequired
 
+from ...models import Layer
 from ..metrics import Normaliser
 
 Bounds = list[float | None]
@@ -45,10 +46,13 @@ class Answer(TypedDict):
     text_tokens: int
     audio_tokens: int
     """As the encoder makes them."""
-    layers: list[int]
+    layers: list[Layer]
     """Of the sites."""
     kept: list[int]
     """Audio tokens left after each of them."""
+    heard: NotRequired[list[int]]
+    """Of an encoder-decoder model: tokens of the recording, without the padding behind it, and the groups of them that
+    are left."""
     first_token_kl: NotRequired[float]
     """KL divergence of the first token's distribution from that of the first condition, nats."""
     judged: NotRequired[list[float | None]]
@@ -118,11 +122,15 @@ class ConditionResult(TypedDict):
     """One condition over all its recordings. Which of the keys at the end there are depends on the experiment."""
 
     name: str
-    layers: list[int]
+    layers: list[Layer]
     utterances: int
     audio_tokens: int
     retention: list[float]
     """After each site."""
+    heard_tokens: NotRequired[int]
+    """Of an encoder-decoder model: tokens of the recordings, without the padding behind them."""
+    heard_retention: NotRequired[float]
+    """The share of those that is left."""
     relative_flops: float
     scores: dict[str, dict[str, ScoreResult]]
     """``scores[task][metric]``"""

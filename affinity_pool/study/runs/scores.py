@@ -15,9 +15,9 @@ import numpy as np
 
 from ...models import Site
 from ...reference import rows_left
-from ..efficiency.flops import decoder_config, prefill_flops, tokens_per_layer
 from ..metrics import Counts, Interval, Metric, interval, paired
 from ..subject.lslm import Lslm
+from ..subject.subject import Subject
 from .conditions import UNPOOLED, metrics_of
 from .results import Answer, ConditionResult, ConditionsSummary, CountedEstimate, Finished, MetricResult, ScoreResult
 
@@ -125,15 +125,14 @@ def _largest_share(runs: Sequence[int], tokens: int) -> float:
     return max(1, steps) / STEPS
 
 
-def relative_flops(config: Any, records: Sequence[Answer]) -> float:
+def relative_flops(subject: Subject, records: Sequence[Answer]) -> float:
     """Decoder prefill of one condition over that of the unpooled model, all recordings together."""
-    depth = decoder_config(config).num_hidden_layers
     pooled = whole = 0.0
     for record in records:
         text, audio = record["text_tokens"], record["audio_tokens"]
-        after = {layer: text + kept for layer, kept in zip(record["layers"], record["kept"], strict=True)}
-        pooled += prefill_flops(config, tokens_per_layer(depth, text + audio, after)).total
-        whole += prefill_flops(config, [text + audio] * depth).total
+        after = dict(zip(record["layers"], record["kept"], strict=True))
+        pooled += subject.prefill_flops(text, audio, after).total
+        whole += subject.prefill_flops(text, audio).total
     return pooled / whole
 
 
@@ -164,9 +163,19 @@ def _condition(
         "utterances": len(answers),
         "audio_tokens": sum(answer["audio_tokens"] for answer in answers),
         "retention": [round(share, 6) for share in retention(answers)],
-        "relative_flops": round(relative_flops(lslm.config, answers), 6),
+        **_heard(answers),
+        "relative_flops": round(relative_flops(lslm, answers), 6),
         "scores": {task: {metric: s.json() for metric, s in found.items()} for task, found in scores.items()},
     }
+
+
+def _heard(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Of an encoder-decoder model: tokens of the recordings themselves, and the share that is left of those."""
+    if "heard" not in answers[0]:
+        return {}
+    tokens = sum(answer["heard"][0] for answer in answers)
+    left = sum(answer["heard"][-1] for answer in answers)
+    return {"heard_tokens": tokens, "heard_retention": round(left / tokens, 6)}
 
 
 def metric_json(metric: Metric) -> MetricResult:

@@ -29,6 +29,10 @@ class EncoderDecoder(Subject):
     """Whisper, with or without a processor."""
 
     @property
+    def pooled_depth(self) -> int | None:
+        return None
+
+    @property
     def audio_layers(self) -> Sequence[torch.nn.Module]:
         """Of the encoder: in the decoder there is no audio."""
         assert self.encoder is not None
@@ -53,6 +57,9 @@ class EncoderDecoder(Subject):
     def prefill_flops(self, text: float, audio: float, after: Mapping[Layer, float] | None = None) -> Flops:
         (left,) = (after or {}).values() or (audio,)
         return attending_flops(self.config, text, left)
+
+    def columns(self, inputs: Mapping[str, Tensor]) -> tuple[int, int]:
+        return int(self.text_tokens(inputs)[0]), self.audio_positions(inputs).shape[1]
 
     @torch.inference_mode()
     def generate(

@@ -127,7 +127,8 @@ class Lslm(Subject):
 
 def can_spell(tokenizer: Any, text: str) -> bool:
     """Whether the tokenizer knows every word: a model with a closed vocabulary cannot say the others."""
-    return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    return unknown is None or unknown not in tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -143,8 +144,8 @@ def load(
     """Load a model from a folder or the Hub; None: the tiny one that comes with the source.
 
     ``device`` None is the first GPU, else the CPU. ``dtype`` "auto" is float32 on the CPU and the checkpoint's own on
-    a GPU. ``check`` is called with the number of decoder layers that audio tokens pass, None in an encoder-decoder model,
-    before the weights are read; what is about those layers alone says its name, ``only_layers``.
+    a GPU. ``check`` is called, before the weights are read, with the number of decoder layers that audio tokens pass,
+    None in an encoder-decoder model; what is about those layers alone says its name, ``only_layers``.
 
     Raises:
         InputError: an argument makes no sense here, or the model cannot be loaded.

@@ -63,6 +63,11 @@ class Subject:
         return len(self.layers)
 
     @property
+    def pooled_depth(self) -> int | None:
+        """Layers that sites may be at; None: the one site is the memory that a decoder attends to."""
+        return self.depth
+
+    @property
     def encoder(self) -> torch.nn.Module | None:
         """The module that turns features into audio embeddings; None where the family does not say."""
         return self.family.encoder(self.model)
@@ -109,6 +114,10 @@ class Subject:
         depth = decoder_config(self.config).num_hidden_layers
         left = {cast(int, layer): text + kept for layer, kept in (after or {}).items()}
         return prefill_flops(self.config, tokens_per_layer(depth, text + audio, left))
+
+    def columns(self, inputs: Mapping[str, Tensor]) -> tuple[int, int]:
+        """What a batch is computed over, padding included, as ``text`` and ``audio`` of :meth:`prefill_flops`."""
+        return 0, inputs["input_ids"].shape[1]
 
     def encoder_flops(self, inputs: Mapping[str, Tensor]) -> float | None:
         """Operations of the encoder, of the whole batch; None where they cannot be counted."""

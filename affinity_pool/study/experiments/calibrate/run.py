@@ -36,7 +36,7 @@ from ...runs.batches import Batch, Work
 from ...runs.conditions import UNPOOLED, Answering, Condition
 from ...runs.results import Answer, CalibrationSummary, Facts, Finished, TokensLeft, TrialResult
 from ...runs.scores import as_shares, by_condition, relative_flops, retention
-from ...sites import format_sites, layer_of, sites_json
+from ...sites import format_sites, sites_json
 from ...subject.lslm import Lslm
 
 Criterion = Literal["answer", "first-token"]
@@ -91,7 +91,7 @@ class Trial:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return tuple(map(layer_of, self.sites))
+        return tuple(site.layer for site in self.sites if isinstance(site.layer, int))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def conditions(trials: Sequence[Sequence[Site]], attention: Attention) -> list[C
 
 
 def measured(
-    config: Any, trials: Sequence[Sequence[Site]], answers: Sequence[Answer], criterion: Criterion
+    lslm: Lslm, trials: Sequence[Sequence[Site]], answers: Sequence[Answer], criterion: Criterion
 ) -> list[Trial]:
     """What the trials of a run did, in their order."""
     groups = by_condition(answers)
@@ -158,7 +158,7 @@ def measured(
         Trial(
             tuple(sites),
             retention(of)[-1],
-            relative_flops(config, of),
+            relative_flops(lslm, of),
             float(np.mean([disagreement(one, other, criterion) for one, other in zip(unpooled, of, strict=True)])),
         )
         for sites in trials

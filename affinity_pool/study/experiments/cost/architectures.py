@@ -93,7 +93,34 @@ def tiny() -> Config:
     )
 
 
-BUILT_IN: dict[str, Callable[[], Config]] = {"qwen2-audio-7b": qwen2_audio_7b, "mid": mid, "tiny": tiny}
+def whisper_large_v3_turbo() -> Config:
+    """Whisper large-v3-turbo: 32 encoder layers and 4 decoder layers of 1280 features, 810 million parameters."""
+    from transformers import WhisperConfig
+
+    end = 50257
+    return WhisperConfig(
+        vocab_size=51866,
+        num_mel_bins=128,
+        d_model=1280,
+        encoder_layers=32,
+        encoder_attention_heads=20,
+        encoder_ffn_dim=5120,
+        decoder_layers=4,
+        decoder_attention_heads=20,
+        decoder_ffn_dim=5120,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        decoder_start_token_id=end + 1,
+    )
+
+
+BUILT_IN: dict[str, Callable[[], Config]] = {
+    "qwen2-audio-7b": qwen2_audio_7b,
+    "mid": mid,
+    "tiny": tiny,
+    "whisper-large-v3-turbo": whisper_large_v3_turbo,
+}
 
 
 def config_of(name: str) -> Config:
@@ -110,27 +137,33 @@ def config_of(name: str) -> Config:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{name} is neither {', '.join(BUILT_IN)} nor a config that can be read: {error}") from error
-    if not can_force(config):
+    if not can_force(config) and config.model_type != "whisper":
         raise InputError(
             f"{name} is a {config.model_type} model: prompts whose retention is planned can be made for the "
-            "Qwen2-Audio architecture only. With its weights any supported model can be measured: --model"
+            "architectures of Qwen2-Audio and Whisper only. With its weights any of the study's models can be: --model"
         )
     return config
 
 
 def random_model(config: Config, device: torch.device, dtype: torch.dtype) -> Any:
     """A model of random weights, made where and as it is used: 7B in float32 on the host would take minutes."""
-    from transformers import Qwen2AudioForConditionalGeneration
+    from transformers import Qwen2AudioForConditionalGeneration, WhisperForConditionalGeneration
 
+    whisper = config.model_type == "whisper"
+    architecture: Any = WhisperForConditionalGeneration if whisper else Qwen2AudioForConditionalGeneration
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
-            model: Any = Qwen2AudioForConditionalGeneration(config)
+            model: Any = architecture(config)
     finally:
         torch.set_default_dtype(before)
-    model.generation_config.pad_token_id = 0
+    if whisper:
+        model.generation_config.no_timestamps_token_id = config.vocab_size - 1502  # before 1501 of them
+        model.generation_config.is_multilingual = False  # no language is detected: that would be a second prefill
+    else:
+        model.generation_config.pad_token_id = 0
     return model.eval()
 
 

@@ -59,7 +59,10 @@ def cost(
             "tiny), and prompts of --lengths that keep what the paper's do.",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="With --random-weights: prompts in a batch.")] = "1",
+    batch: Annotated[
+        str,
+        typer.Option(help="With --random-weights, or a model whose decoder attends to an encoder: prompts in a batch."),
+    ] = "1",
     rounds: Annotated[int, typer.Option(min=6, help="Prefills of each condition, in turns.")] = 21,
     new_tokens: Annotated[int, typer.Option(min=1, help="Decoding steps that are timed.")] = 32,
     idle: Annotated[bool, typer.Option("--idle", help="Also pool by rules that merge nothing.")] = False,
@@ -85,26 +88,25 @@ def cost(
         options = Options(rounds, new_tokens, idle)
         kind = None if attention is None else parse_attention(attention)
         seconds = None if lengths is None else parse_seconds(lengths, "lengths")
+        sizes = parse_list(batch, int, "batch")
+        if min(sizes) < 1:
+            raise typer.BadParameter(f"batch must be 1 or more, got {batch!r}")
         if random_weights is not None:
             unused = {"--model": model, "--data": data, "--prompt": prompt, "--sites": sites, "--buckets": buckets}
             if refused := [name for name, value in unused.items() if value is not None]:
                 raise typer.BadParameter(f"{refused[0]} does not go with --random-weights, which needs only --lengths")
-            sizes = parse_list(batch, int, "batch")
-            if min(sizes) < 1:
-                raise typer.BadParameter(f"batch must be 1 or more, got {batch!r}")
-            loaded, cases = _from_config(random_weights, seconds, sizes, kind or "plain", device, dtype)
-            name, pooling, given = random_weights, None, {"model": digests.digest([loaded.config.to_dict()])}
+            loaded, pooling, cases = _from_config(random_weights, seconds, sizes, kind, device, dtype)
+            name, given = random_weights, {"model": digests.digest([loaded.config.to_dict()])}
         else:
-            if batch != "1":
-                raise typer.BadParameter("--batch needs --random-weights: recordings are measured one by one")
             if lengths is not None and buckets is not None:
                 raise typer.BadParameter("--lengths are measured in place of --buckets: give one of them")
             edges = None if buckets is None else parse_seconds(buckets, "buckets")
             if edges is not None and any(later <= edge for edge, later in pairwise(edges)):
                 raise typer.BadParameter(f"buckets must rise, as 5,10,20, got {buckets!r}")
             loaded, name, pooling, cases, given = _from_recordings(
-                model, data, prompt, sites, kind, edges, per_bucket, seconds, device, dtype
+                model, data, prompt, sites, kind, edges, per_bucket, seconds, sizes, device, dtype
             )
+        if pooling is not None:
             kind = pooling.attention
 
         def echo(line: str) -> None:
@@ -121,25 +123,36 @@ def _from_config(
     config: str,
     lengths: list[float] | None,
     batches: list[int],
-    attention: Attention,
+    attention: Attention | None,
     device: str | None,
     dtype: str,
-) -> tuple[Subject, Iterable[Case]]:
+) -> tuple[Subject, Pooling | None, Iterable[Case]]:
     import torch
 
     from ...subject.devices import usable_device
     from ...subject.subject import Subject
     from .architectures import config_of, random_model
-    from .prompts import forced_cases
+    from .prompts import MEMORY_RETENTION, forced_cases, memory_cases, noise
 
     place = torch.device(usable_device(device))
     on_cpu = place.type == "cpu"
     kind = ("float32" if on_cpu else "bfloat16") if dtype == "auto" else dtype
     if kind not in ("float32", "bfloat16", "float16"):
         raise typer.BadParameter(f"must be auto, float32, bfloat16 or float16, got {kind!r}", param_hint="--dtype")
-    subject = Subject(random_model(config_of(config), place, getattr(torch, kind)))
+    found = config_of(config)
+    if found.is_encoder_decoder:
+        from ....models import MEMORY, Site
+        from ....models.settings import Pooling
+        from ...subject.encoder_decoder import EncoderDecoder
+
+        _check_window(lengths)
+        hearing = EncoderDecoder(random_model(found, place, getattr(torch, kind)))
+        pooling = Pooling((Site(MEMORY, keep=MEMORY_RETENTION),), "keep", attention or "proportional")
+        window = hearing.token_seconds * found.max_source_positions
+        return hearing, pooling, memory_cases(lambda size: noise(hearing, size), window, pooling, batches)
+    subject = Subject(random_model(found, place, getattr(torch, kind)))
     seconds = lengths or parse_list(CPU_LENGTHS if on_cpu else GPU_LENGTHS, float, "lengths")
-    return subject, forced_cases(subject, seconds, batches, attention)
+    return subject, None, forced_cases(subject, seconds, batches, attention or "plain")
 
 
 def _from_recordings(
@@ -151,6 +164,7 @@ def _from_recordings(
     edges: list[float] | None,
     per_bucket: int,
     lengths: list[float] | None,
+    batches: list[int],
     device: str | None,
     dtype: str,
 ) -> tuple[Subject, str, Pooling, Iterable[Case], dict[str, str]]:
@@ -158,16 +172,36 @@ def _from_recordings(
     from ...data.digests import of_audio, of_texts
     from ...sites import check_sites
     from ...subject.lslm import load
-    from .prompts import Request, bucket_cases, length_cases
+    from .prompts import Request, bucket_cases, length_cases, memory_cases, repeated
 
     utterances = open_data(data)
     lslm = load(model, device, dtype, lambda depth: check_sites(sites, depth))
     pooling = lslm.pooling(sites or lslm.sites, attention)
     recordings = [Request(one.load(lslm.rate), prompt or one.task) for one in utterances]
+    if lslm.pooled_depth is None:
+        _check_window(lengths or edges)
+        recordings = [one for one in recordings if one.audio.seconds <= lslm.longest]
+        if not recordings:
+            raise typer.BadParameter(f"no recording is short enough: {lslm.name} hears {lslm.longest:g} s at once")
+    elif batches != [1]:
+        raise typer.BadParameter(
+            "--batch needs --random-weights, or a model whose decoder attends to an encoder: else recordings are "
+            "measured one by one"
+        )
     cases = (
-        bucket_cases(lslm, recordings, pooling, edges, per_bucket)
+        memory_cases(lambda size: repeated(lslm, recordings, size), lslm.longest, pooling, batches)
+        if lslm.pooled_depth is None
+        else bucket_cases(lslm, recordings, pooling, edges, per_bucket)
         if lengths is None
         else length_cases(lslm, recordings, pooling, lengths)
     )
     given = {"texts": of_texts(utterances), "audio": of_audio(utterances), "model": lslm.digest}
     return lslm, lslm.name, pooling, cases, given
+
+
+def _check_window(given: list[float] | None) -> None:
+    if given is not None:
+        raise typer.BadParameter(
+            "--lengths and --buckets are for models that have more tokens for longer audio: Whisper has as many for "
+            "any, and is measured by --batch"
+        )

@@ -22,10 +22,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ....benchmarks.timing import FEWEST
 from ....models import PrefillStats
 from ....models.settings import Pooling
-from ...efficiency.flops import decoder_config, knows_encoder, prefill_flops, tokens_per_layer
 from ...efficiency.ttft import Ttft, rounds, timed, wait
 from ...runs.results import CostResult, FlopsResult, Percentiles, Ratio
-from ...sites import layer_of
 from ...subject.subject import Subject
 from .memory import peak_bytes
 from .parts import timed_parts
@@ -67,7 +65,7 @@ def measure(subject: Subject, case: Case, options: Options) -> CostResult:
     each = {way: [seconds / n for seconds in prefills[way]] for way in prefills}
     new = case.batch * options.new_tokens
     where = {way: _mean_parts([part[way] for part in parts]) for way in parts[0]}
-    tokens = [_tokens(prompt, found) for prompt, found in zip(prompts, stats, strict=True)]
+    tokens = [_tokens(found) for found in stats]
     audio = [[sum(rows) for rows in _audio_tokens(found)] for found in stats]
     of_sites = [sum(site) for site in zip(*audio, strict=True)]
     result: CostResult = {
@@ -115,7 +113,7 @@ def patched(subject: Subject, pooling: Pooling | None) -> Iterator[Any]:
 
 def generate(subject: Subject, prompt: Prompt, tokens: int, *criteria: StoppingCriteria) -> Tensor:
     """``[B, tokens]`` greedy ids: an end token does not end it, so that the work is the same in each condition."""
-    return subject.generate(prompt.inputs, tokens, eos_token_id=None, stopping_criteria=StoppingCriteriaList(criteria))
+    return subject.generate(prompt.inputs, tokens, exactly=True, stopping_criteria=StoppingCriteriaList(criteria))
 
 
 def first_token(subject: Subject, prompt: Prompt) -> list[int]:
@@ -191,7 +189,7 @@ def _memory(subject: Subject, prompt: Prompt, pooling: Pooling | None) -> int | 
 
 
 def _parts(subject: Subject, prompt: Prompt, pooling: Pooling | None) -> dict[str, float]:
-    run, sites = partial(first_token, subject, prompt), [layer_of(site) for site in prompt.pooling.sites]
+    run, sites = partial(first_token, subject, prompt), [site.layer for site in prompt.pooling.sites]
     with patched(subject, pooling):
         found = [timed_parts(subject, run, sites, pooling is not None) for _ in range(PASSES)]
     return sorted(found, key=lambda parts: sum(parts.values()))[PASSES // 2]
@@ -217,9 +215,9 @@ def _rounded(times: Times) -> dict[str, list[float]]:
     return {way: [round(seconds, 7) for seconds in times[way]] for way in times}
 
 
-def _tokens(prompt: Prompt, stats: PrefillStats) -> list[int]:
-    """Of all rows, text included: as they come, then after each site."""
-    return [int(prompt.inputs["attention_mask"].sum()), *(sum(site.tokens_after) for site in stats.sites)]
+def _tokens(stats: PrefillStats) -> list[int]:
+    """Of all rows, text included where it is pooled among: as they come, then after each site."""
+    return [sum(stats.sites[0].tokens_before), *(sum(site.tokens_after) for site in stats.sites)]
 
 
 def _audio_tokens(stats: PrefillStats) -> list[list[int]]:
@@ -231,20 +229,19 @@ def _flops(subject: Subject, prompts: Sequence[Prompt], stats: Sequence[PrefillS
 
     ``encoder`` is None where that cannot be counted.
     """
-    try:
-        depth = decoder_config(subject.config).num_hidden_layers
-    except ValueError:
-        return None
-    encoder: float | None = 0.0 if knows_encoder(subject.config) else None
-    decoder = {"unpooled": 0.0, "pooled": 0.0}
+    decoder, encoder = {"unpooled": 0.0, "pooled": 0.0}, 0.0
+    known = True
     for prompt, found in zip(prompts, stats, strict=True):
-        rows, width = batch_of(prompt.inputs), prompt.inputs["input_ids"].shape[1]
-        features = subject.features(prompt.inputs)
-        after = {layer_of(site): max(site.tokens_after) for site in found.sites}
-        for way, left in (("unpooled", {}), ("pooled", after)):
-            one = prefill_flops(subject.config, tokens_per_layer(depth, width, left))
-            decoder[way] += rows * one.decoder / len(prompts)
-        if encoder is not None:
-            one = prefill_flops(subject.config, [0] * depth, mel_frames=features.shape[-1])
-            encoder += features.shape[0] * one.encoder / len(prompts)
-    return {"encoder": encoder, "decoder": decoder, "ratio": round(decoder["pooled"] / decoder["unpooled"], 4)}
+        text, audio = subject.columns(prompt.inputs)
+        after = {site.layer: max(site.tokens_after) for site in found.sites}
+        try:
+            ways = {"unpooled": subject.prefill_flops(text, audio), "pooled": subject.prefill_flops(text, audio, after)}
+        except ValueError:
+            return None
+        for way, one in ways.items():
+            decoder[way] += batch_of(prompt) * one.decoder / len(prompts)
+        of_encoder = subject.encoder_flops(prompt.inputs)
+        known = known and of_encoder is not None
+        encoder += (of_encoder or 0.0) / len(prompts)
+    ratio = round(decoder["pooled"] / decoder["unpooled"], 4)
+    return {"encoder": encoder if known else None, "decoder": decoder, "ratio": ratio}

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ....models import MEMORY, Layer
 from ...subject.subject import Subject
 
 ENCODER = "encoder"
@@ -24,8 +25,10 @@ REST = "rest"
 """What ``generate`` prepares, and the decoder's masks and rotary phases."""
 
 
-def pooling(layer: int) -> str:
+def pooling(layer: Layer) -> str:
     """The part of a site: the op, and the mask, phases and bookkeeping for the layers after it."""
+    if layer == MEMORY:
+        return f"pooling, {MEMORY}"
     return f"pooling, layer {layer}" if layer else "pooling, input"
 
 
@@ -59,11 +62,11 @@ class Timeline:
         return total
 
 
-def timed_parts(subject: Subject, run: Callable[[], object], sites: Sequence[int], pooled: bool) -> dict[str, float]:
+def timed_parts(subject: Subject, run: Callable[[], object], sites: Sequence[Layer], pooled: bool) -> dict[str, float]:
     """Seconds of each part of ``run``, one prefill of ``subject``.
 
     Layers are told apart at the layers ``sites`` whether or not the model is patched, so that both can be compared;
-    if it is, ``pooled``, what happens in the patch's hooks there is a part too.
+    if it is, ``pooled``, what happens in the patch's hooks there is a part too. Memory is pooled at the decoder.
     """
     layers = subject.layers
     line = Timeline(subject.device)
@@ -71,9 +74,12 @@ def timed_parts(subject: Subject, run: Callable[[], object], sites: Sequence[int
     def beginning(part: str) -> Callable[..., None]:
         return lambda *_: line.begin(part)
 
-    firsts = sorted({0, *sites})
+    firsts = sorted({0, *(layer for layer in sites if isinstance(layer, int))})
     with ExitStack() as hooks:
         hooks.callback((subject.encoder or subject.model).register_forward_pre_hook(beginning(ENCODER)).remove)
+        if pooled and MEMORY in sites:  # the patch's own hook runs between these two
+            hook = subject.decoder.register_forward_pre_hook(beginning(pooling(MEMORY)), prepend=True)
+            hooks.callback(hook.remove)
         hooks.callback(subject.decoder.register_forward_pre_hook(beginning(REST)).remove)
         for first, following in pairwise([*firsts, len(layers)]):
             if pooled and first in sites:  # the patch's own hook runs between these two

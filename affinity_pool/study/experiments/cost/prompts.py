@@ -13,6 +13,7 @@ from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ....models import PrefillStats, Site
@@ -77,6 +78,34 @@ def _forced(subject: Subject, seconds: float, batch: int, attention: Attention) 
     )
     pooling = Pooling(sites, "keep", attention)
     return [Prompt(model_inputs(subject, spoken), seconds, pooling, partial(check_forced, spoken))]
+
+
+MEMORY_RETENTION = 0.2  # of what a decoder attends to, where weights are random and the rule is a share
+
+
+def memory_cases(
+    features: Callable[[int], Mapping[str, Tensor]], seconds: float, pooling: Pooling, batches: Sequence[int]
+) -> Iterator[Case]:
+    """Batches of an encoder-decoder model, of which each row has as many tokens; ``features`` makes one of a size."""
+
+    def one(batch: int) -> list[Prompt]:
+        return [Prompt(features(batch), seconds, pooling)]
+
+    for batch in batches:
+        yield Case("one recording" if batch == 1 else f"batch {batch}", batch, partial(one, batch))
+
+
+def noise(subject: Subject, batch: int) -> dict[str, Tensor]:
+    """A batch of features for Whisper that are nothing."""
+    config = subject.config
+    shape = batch, config.num_mel_bins, 2 * config.max_source_positions
+    return {"input_features": torch.randn(shape, dtype=subject.model.dtype, device=subject.device)}
+
+
+def repeated(lslm: Lslm, recordings: Sequence[Request], batch: int) -> dict[str, Tensor]:
+    """A batch of recordings, from the first again after the last."""
+    chosen = [recordings[row % len(recordings)] for row in range(batch)]
+    return lslm.batch([one.audio for one in chosen], [one.prompt for one in chosen])
 
 
 @dataclass(frozen=True)
@@ -145,6 +174,6 @@ def inputs_of(lslm: Lslm, audio: Audio, prompt: str) -> dict[str, Tensor]:
     return lslm.to_device(inputs)
 
 
-def batch_of(inputs: Mapping[str, Tensor]) -> int:
+def batch_of(prompt: Prompt) -> int:
     """Rows of a prompt."""
-    return inputs["input_ids"].shape[0]
+    return len(next(iter(prompt.inputs.values())))

@@ -9,7 +9,7 @@ groups of the longest one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -21,14 +21,14 @@ from ....models.settings import Attention, Pooling
 from ....provenance import provenance
 from ...data import Utterance, open_data
 from ...efficiency import ttft
-from ...efficiency.flops import Flops, knows_encoder, prefill_flops, tokens_per_layer
+from ...efficiency.flops import Flops
 from ...efficiency.ttft import Ttft
 from ...errors import InputError
 from ...groups import Picture, Row, Span, spans_after_sites
 from ...metrics import Normaliser
 from ...metrics.wer import WordErrors, word_errors
 from ...runs.results import DemoSummary
-from ...sites import layer_of, rule_name, site_name, sites_json
+from ...sites import rule_name, site_name, sites_json
 from ...subject.lslm import Lslm
 
 
@@ -235,19 +235,14 @@ def _run_clip(
 
 
 def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: Ttft) -> Cost:
-    config = lslm.config
-    prompt = inputs["input_ids"].shape[1]
-    audio = int(lslm.audio_positions(inputs).sum())
-    depth = lslm.depth
-    after = {layer_of(site): site.tokens_after[0] for site in stats.sites}
-    mel_frames = inputs["input_features"].shape[-1] if knows_encoder(config) else 0
+    text, audio = int(lslm.text_tokens(inputs)), int(lslm.audio_positions(inputs).sum())
+    encoder = lslm.encoder_flops(inputs) or 0.0
+    unpooled = lslm.prefill_flops(text, audio)
+    pooled = lslm.prefill_flops(text, audio, {site.layer: site.audio_after[0] for site in stats.sites})
     return Cost(
-        text_tokens=prompt - audio,
+        text_tokens=text,
         audio_tokens=(audio, *(site.audio_after[0] for site in stats.sites)),
-        flops=(
-            prefill_flops(config, [prompt] * depth, mel_frames=mel_frames),
-            prefill_flops(config, tokens_per_layer(depth, prompt, after), mel_frames=mel_frames),
-        ),
+        flops=(replace(unpooled, encoder=encoder), replace(pooled, encoder=encoder)),
         kv_bytes=(stats.kv_bytes + stats.kv_bytes_saved, stats.kv_bytes),
         ttft=times,
     )

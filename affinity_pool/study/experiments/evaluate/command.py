@@ -81,16 +81,16 @@ def evaluate(
         # plain before what is compared with it
         kinds = [None] if attention is None else sorted(parse_list(attention, parse_attention, "attention"))
 
-        def choices(specs: Sequence[str], depth: int) -> list[NamedSites]:
+        def choices(specs: Sequence[str], depth: int | None) -> list[NamedSites]:
             return [parse_sites(spec, depth, kind) for spec in specs for kind in kinds]
 
-        def check(utterances: object, depth: int) -> None:
+        def check(utterances: object, depth: int | None) -> None:
             evaluate.conditions(choices(sites or (), depth), names, seed)
 
         common = RunOptions(model, data, task, limit, prompt, batch, out, device, dtype)
         session = open_session("eval", common, check=check)
         lslm = session.lslm
-        chosen = choices(sites or [lslm.sites], lslm.depth)
+        chosen = choices(sites or [lslm.sites], lslm.pooled_depth)
         conditions = evaluate.conditions(chosen, names, seed)
         options = {
             "conditions": [condition.name for condition in conditions],

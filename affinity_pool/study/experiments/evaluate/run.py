@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ....models import Reduction, Site
+from ....models import Layer, Reduction, Site
 from ....models.settings import Pooling
 from ...data import Audio
 from ...errors import InputError
@@ -29,7 +29,7 @@ from ...runs import scores
 from ...runs.batches import Batch
 from ...runs.conditions import UNPOOLED, Condition
 from ...runs.results import Answer, ConditionsSummary, Facts, Finished
-from ...sites import NamedSites, format_sites, layer_of
+from ...sites import NamedSites, format_sites
 from ...subject.lslm import Lslm
 
 THRESHOLDS, SHARES = "affinity", "shares"
@@ -78,8 +78,8 @@ def _method(choice: NamedSites) -> str:
     return THRESHOLDS if all(site.keep is None for site in choice.pooling.sites) else SHARES
 
 
-def _layers(choice: NamedSites) -> list[int]:
-    return [layer_of(site) for site in choice.pooling.sites]
+def _layers(choice: NamedSites) -> list[Layer]:
+    return [site.layer for site in choice.pooling.sites]
 
 
 def _beside(choice: NamedSites, earlier: Sequence[NamedSites]) -> NamedSites | None:
