@@ -28,8 +28,9 @@ Data = Annotated[
 Sites = Annotated[
     str | None,
     typer.Option(
-        help="'conservative', 'aggressive', 'aggressive-counted', or a JSON file; if left out the model's own "
-        "affinity_pool.json, else 'aggressive'."
+        help="'conservative', 'aggressive', 'aggressive-counted', a JSON file, or sites with commas between them, "
+        "LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as '0:0.9:1,7:keep=0.2'; for Whisper 'memory', or a site as "
+        "'memory:0.96:1'. If left out the model's own affinity_pool.json, else 'aggressive', or 'memory'."
     ),
 ]
 _WEIGHT = (

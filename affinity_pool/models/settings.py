@@ -117,7 +117,8 @@ def load(path: str | os.PathLike[str]) -> Pooling:
         file = file / FILE
     if not file.is_file():
         raise FileNotFoundError(
-            f"sites={str(path)!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file nor a folder with {FILE}"
+            f"sites={str(path)!r} is neither a preset ({', '.join([*PRESETS, MEMORY])}) nor a JSON file nor a folder "
+            f"with {FILE}"
         )
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,10 +90,21 @@ def moonshine(root: Path) -> Iterator[Recording]:
         yield Recording(folder / f"{name}.wav", f"{name}.wav", text)
 
 
+FEWEST_WORDS = 4  # of a sentence; a word that stands alone is written in many ways, "for" as 4
+
+
+def sentences(root: Path) -> Iterator[Recording]:
+    """Of Asterisk's prompts and LibriVox those that are more than a few words."""
+    for recording in chain(asterisk(root), librivox(root)):
+        if len((recording.text or "").split()) >= FEWEST_WORDS:
+            yield recording
+
+
 SETS: dict[str, tuple[Callable[[Path], Iterator[Recording]], str]] = {
     "asterisk": (asterisk, "asterisk-core-sounds-en-wav"),
     "librivox": (librivox, "pocketsphinx-testdata"),
     "moonshine": (moonshine, "moonshine-voice"),
+    "sentences": (sentences, "asterisk-core-sounds-en-wav, pocketsphinx-testdata"),
 }
 
 

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, WhisperFeatureExtractor
 
-from ...models import FAMILIES, MEMORY, Site, patch
+from ...models import FAMILIES, MEMORY, Site
 from ...models.settings import FILE as SITES_FILE
 from ...models.settings import Attention, Pooling
 from ..bundled import BUNDLED, bundled_model
@@ -21,7 +21,7 @@ from ..data import digests
 from ..data.audio import Audio
 from ..errors import InputError
 from ..prompts import longest_clip, model_inputs, sampling_rate
-from ..sites import check_sites
+from ..sites import check_sites, parse_sites
 from .devices import usable_device
 from .subject import Subject
 
@@ -91,15 +91,19 @@ class Lslm(Subject):
                 )
 
     def pooling(self, sites: str | Path | Sequence[Site], attention: Attention | None = None) -> Pooling:
-        """Where and how a patch given these pools, with nothing left open.
+        """Where and how a patch given these pools, with nothing left open; a text is as :func:`parse_sites` has it.
 
         Raises:
             InputError: there are none such, or not in this model.
         """
+        if isinstance(sites, (str, Path)):
+            asked = parse_sites(str(sites), self.pooled_depth, attention).pooling
+        else:
+            asked = Pooling(tuple(sites), attention=attention)
         try:
-            with patch(self.model, sites, attention=attention) as handle:
+            with self.patched(asked) as handle:
                 return Pooling(handle.sites, handle.positions, handle.attention)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise InputError(str(error)) from error
 
     def spectrogram(self, inputs: Mapping[str, Tensor], audio: Audio) -> np.ndarray:
@@ -176,6 +180,8 @@ def load(
             f"{only_layers} is about the decoder layers that audio tokens pass, and in {name}, a {config.model_type} "
             "model, they pass none: its decoder attends to them. eval, demo, dynamics and cost take it"
         )
+    if attends:
+        transformers.utils.logging.set_verbosity_error()  # Whisper's generate() warns of its own defaults at every call
     if Path(name).is_dir():
         transformers.utils.logging.disable_progress_bar()  # a download deserves one, reading a folder does not
     depth = None if attends else config.get_text_config(decoder=True).num_hidden_layers

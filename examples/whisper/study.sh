@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# What pooling does to a published Whisper, on people's voices: ./study.sh MODEL SETS [FOLDER]
+#
+# MODEL is a folder as convert.py writes it, or an id on the Hub; SETS the folder of recordings.py. Started again, it goes
+# on where it was. One thread: with more, do several experiments at a time. Of tiny.en on one core it takes three
+# quarters of an hour, of base two hours; EXPERIMENTS="eval-sentences" does one of them.
+set -euo pipefail
+model=$1 sets=$2 out=${3:-study}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+experiment() { # NAME SET COMMAND OPTIONS...
+  local name=$1 data=$2
+  shift 2
+  case " ${EXPERIMENTS:-$name} " in *" $name "*) ;; *) return 0 ;; esac
+  echo "$name"
+  "${PYTHON:-python}" -m affinity_pool.cli "$@" --model "$model" --data "$sets/$data/manifest.jsonl" --out "$out/$name"
+}
+sites() { for site in "$@"; do printf -- '--sites memory:%s ' "$site"; done; }
+
+# Thresholds, windows and counts, each plain and proportional.
+# shellcheck disable=SC2046 # options, with spaces between
+experiment eval-sentences sentences eval --normaliser whisper --attention plain,proportional --baselines none \
+  $(sites ${SITES:-0.98:1 0.96:1 0.94:1 0.92:1 0.9:1 0.98:3 0.96:3 0.94:3 0.92:3 keep=0.2 keep=0.1})
+# Other ways to as many tokens, of each recording.
+# shellcheck disable=SC2046
+experiment eval-baselines sentences eval --normaliser whisper --attention plain,proportional \
+  --baselines random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge $(sites ${COMPARED:-0.96:1 0.92:1})
+# Voices of which no text is known: what is left of the tokens.
+experiment eval-moonshine moonshine eval --normaliser whisper --attention plain,proportional --baselines none
+# How alike neighbours are, encoder layer by encoder layer.
+experiment dynamics sentences dynamics --words pocketsphinx
