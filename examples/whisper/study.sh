@@ -28,4 +28,4 @@ experiment eval-baselines sentences eval --normaliser whisper --attention plain,
 # Voices of which no text is known: what is left of the tokens.
 experiment eval-moonshine moonshine eval --normaliser whisper --attention plain,proportional --baselines none
 # How alike neighbours are, encoder layer by encoder layer.
-experiment dynamics sentences dynamics --words pocketsphinx
+experiment dynamics sentences dynamics
