@@ -32,6 +32,13 @@ SITES = {
     "input-kept-deep-not": [INPUT_KEPT, DEEP],
     "deep-kept-input-not": [INPUT, DEEP_KEPT],
 }
+# Sites at which nothing merges.
+IDLE = {
+    "threshold": [Site(0, 1.5, 1), Site(2, 1.5, 3)],
+    "keep": [Site(0, keep=1.0), Site(2, keep=1.0)],
+    "both": [Site(0, 1.5, 1), Site(2, keep=1.0)],
+}
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # logits are about 10 here; equal but for the order of float32 sums
 
 DECODER = {
     "hidden_size": 64,
@@ -120,6 +127,19 @@ def tokens(model: Any, inputs: dict[str, torch.Tensor], new: int = 6, **options:
     """Greedy unless told otherwise: the new tokens alone."""
     options = {"do_sample": False} | options
     return model.generate(**inputs, max_new_tokens=new, **options)[:, inputs["input_ids"].shape[1] :]
+
+
+def steps(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
+    """Logits ``[B, steps, vocabulary]`` of a greedy generation: they show a wrong mask or phase before tokens do."""
+    out = model.generate(
+        **inputs, max_new_tokens=5, do_sample=False, output_logits=True, return_dict_in_generate=True, **options
+    )
+    return torch.stack(out.logits, 1)
+
+
+def qwen2(model: Any) -> Any:
+    """The decoder, wherever this version of transformers keeps it."""
+    return next(module for module in model.modules() if type(module).__name__ == "Qwen2Model")
 
 
 def embedded(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,15 +8,19 @@ import pytest
 import torch
 from random_speech import (
     AUDIO,
+    CLOSE,
     DEEP,
     DUAL,
+    IDLE,
     INPUT,
     LAYERS,
     SITES,
     SPEECH,
     batch,
     prompt,
+    qwen2,
     speech_model,
+    steps,
     tokens,
 )
 from torch import Tensor
@@ -24,21 +28,6 @@ from transformers import DynamicCache
 
 from affinity_pool import reference
 from affinity_pool.models import Site, patch
-
-CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # logits are about 10 here; equal but for the order of float32 sums
-
-
-def steps(model: Any, inputs: dict[str, Tensor], **options: Any) -> Tensor:
-    """Logits ``[B, steps, vocabulary]`` of a greedy generation: they show a wrong mask or phase before tokens do."""
-    out = model.generate(
-        **inputs, max_new_tokens=5, do_sample=False, output_logits=True, return_dict_in_generate=True, **options
-    )
-    return torch.stack(out.logits, 1)
-
-
-def qwen2(model: Any) -> Any:
-    """The decoder, wherever this version of transformers keeps it."""
-    return next(module for module in model.modules() if type(module).__name__ == "Qwen2Model")
 
 
 def kv_lengths(cache: Any) -> list[int]:
@@ -48,11 +37,6 @@ def kv_lengths(cache: Any) -> list[int]:
 # Identity.
 
 
-IDLE = {
-    "threshold": [Site(0, 1.5, 1), Site(2, 1.5, 3)],
-    "keep": [Site(0, keep=1.0), Site(2, keep=1.0)],
-    "both": [Site(0, 1.5, 1), Site(2, keep=1.0)],
-}
 idle = pytest.mark.parametrize("sites", IDLE.values(), ids=IDLE)
 
 

@@ -41,10 +41,11 @@ def without_data(monkeypatch):
     return seen
 
 
+@pytest.mark.parametrize("attention", ["plain", "proportional"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("sites", [[INPUT_KEPT], [DEEP_KEPT], KEPT], ids=["input", "deep", "both"])
-def test_a_site_that_keeps_a_share_needs_no_contents(any_model, speech, sites, positions, without_data):
-    with patch(any_model, sites, positions=positions):
+def test_a_site_that_keeps_a_share_needs_no_contents(any_model, speech, sites, positions, attention, without_data):
+    with patch(any_model, sites, positions=positions, attention=attention):
         any_model(**speech)
         any_model(**speech, use_cache=False)
     assert without_data == 2 * sites
@@ -89,9 +90,10 @@ def reads(monkeypatch, model):
     hook.remove()
 
 
+@pytest.mark.parametrize("attention", ["plain", "proportional"])
 @pytest.mark.parametrize("sites", [[INPUT_KEPT], [DEEP_KEPT], KEPT], ids=["input", "deep", "both"])
-def test_all_there_is_to_read_is_read_once_and_before_the_encoder_runs(model, speech, sites, reads):
-    with patch(model, sites):
+def test_all_there_is_to_read_is_read_once_and_before_the_encoder_runs(model, speech, sites, attention, reads):
+    with patch(model, sites, attention=attention):
         cache = model(**speech).past_key_values
         assert reads[0] == "cpu"
         assert reads.count("cpu") == 1  # what is asked after that is asked of its result

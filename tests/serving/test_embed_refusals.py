@@ -45,6 +45,18 @@ def untouched(model):
     hook.remove()
 
 
+def test_an_attention_that_engines_do_not_have_is_refused(untouched, tmp_path):
+    content = '{"sites": [{"layer": 0, "keep": 0.5}], "attention": "proportional"}'
+    (tmp_path / "affinity_pool.json").write_text(content)
+    with pytest.raises(ValueError, match=r"asks for attention='proportional'.*write 'plain', or pass a list of Site"):
+        embed(untouched, SPEECH[0], tmp_path)
+
+
+def test_plain_attention_in_a_file_is_what_engines_have(model, tmp_path):
+    (tmp_path / "affinity_pool.json").write_text('{"sites": [{"layer": 0, "keep": 0.5}], "attention": "plain"}')
+    assert embed(model, SPEECH[0], tmp_path)[0].audio_after == [15]
+
+
 @pytest.mark.parametrize(
     ("sites", "kind", "words"),
     [

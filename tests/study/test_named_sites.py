@@ -10,7 +10,7 @@ import pytest
 from affinity_pool.models import Site
 from affinity_pool.models.settings import FILE, PRESETS, preset
 from affinity_pool.study.errors import InputError
-from affinity_pool.study.sites import format_sites, parse_sites, rule_name, sites_json
+from affinity_pool.study.sites import format_sites, layer_of, parse_sites, rule_name, sites_json
 
 SPECS = {
     "0:0.9:1,7:0.85:3": (Site(0, 0.9, 1), Site(7, 0.85, 3)),
@@ -35,6 +35,24 @@ def test_sites_in_a_file_are_those_that_results_hold(spec: str, tmp_path: Path) 
     choice = parse_sites(str(tmp_path), 8)
     assert (choice.pooling.sites, choice.name) == (SPECS[spec], spec)
     assert tuple(Site(**entry) for entry in sites_json(choice.pooling.sites)) == SPECS[spec]
+
+
+def test_the_name_tells_the_attention_unless_it_is_plain(tmp_path: Path) -> None:
+    assert parse_sites("0:0.9:1", 8).pooling.attention == "plain"
+    choice = parse_sites("0:0.9:1", 8, "proportional")
+    assert (choice.name, choice.pooling.attention) == ("0:0.9:1, proportional", "proportional")
+    (tmp_path / FILE).write_text(json.dumps({"sites": [{"layer": 0, "keep": 0.5}], "attention": "proportional"}))
+    assert parse_sites(str(tmp_path), 8) == parse_sites("0:keep=0.5", 8, "proportional")
+    assert parse_sites(str(tmp_path), 8, "plain") == parse_sites("0:keep=0.5", 8)
+
+
+def test_a_layer_is_a_number_in_what_counts_layers(tmp_path: Path) -> None:
+    assert layer_of(Site(3, 0.9)) == 3
+    with pytest.raises(InputError, match="site at 'memory': of models that attend to their audio nothing is measured"):
+        layer_of(Site("memory", 0.9))
+    (tmp_path / FILE).write_text(json.dumps({"sites": [{"layer": "memory", "keep": 0.5}]}))
+    with pytest.raises(InputError, match="'memory', but this model has no encoder that its decoder attends to"):
+        parse_sites(str(tmp_path), 8)
 
 
 @pytest.mark.parametrize("spec", ["0:keep=.5,7:0.850:3", " 0 : keep=0.50, 7:0.85: 3", "7:0.85:3,0:keep=5e-1"])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from commands import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,6 +67,12 @@ BAD = {
     "a device that holds nothing": (["eval", "--device", "meta"], "device 'meta' cannot be used here"),
     "a device of others": (["eval", "--device", "hpu"], "device 'hpu' cannot be used here"),
     "sites twice": (["eval", "--sites", "0:0.9:1", "--sites", "0:0.9:1"], "are given twice"),
+    "an attention": (["eval", "--attention", "heavy"], "attention must be 'plain' or 'proportional', got 'heavy'"),
+    "an attention twice": (["eval", "--attention", "plain,plain"], "attention must be named once each"),
+    "an attention of the demo": (["demo", "--attention", ""], "attention must be 'plain' or 'proportional', got ''"),
+    "an attention of probe": (["probe", "--attention", "plain,proportional"], "got 'plain,proportional'"),
+    "an attention of cost": (["cost", "--attention", "Plain"], "attention must be 'plain' or 'proportional'"),
+    "an attention of calibrate": (["calibrate", "--flops", "0.9", "--attention", "no"], "attention must be 'plain'"),
     "lengths": (["cost", "--lengths", "1,nan"], "lengths must be seconds from 0.1"),
     "lengths without end": (["cost", "--lengths", "1e9"], "lengths must be seconds from 0.1 to 3600"),
     "buckets": (["cost", "--buckets", "5,3"], "buckets must rise"),
@@ -174,6 +181,13 @@ def test_any_sites_file_is_taken_or_named(tmp_path_factory: pytest.TempPathFacto
     assert pooling.positions in (None, "keep", "compact")
     assert pooling.attention in (None, "plain", "proportional")
     assert all(1 <= site.window <= 32 and (site.layer == "memory" or site.layer >= 0) for site in pooling.sites)
+
+
+def test_a_model_that_attends_to_its_audio_is_told(folder: Path, corpus: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(folder, tmp_path / "checkpoint")
+    transformers.WhisperConfig().save_pretrained(checkpoint)
+    said = refused("eval", "--model", checkpoint, "--data", corpus, "--out", tmp_path / "out", "--device", "cpu")
+    assert "is a whisper model, whose decoder attends to its audio" in said
 
 
 DAMAGES = {

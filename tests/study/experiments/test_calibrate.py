@@ -190,13 +190,15 @@ def test_the_file_has_the_rule_that_was_asked_for(
 ) -> None:
     code, output = invoke(
         "calibrate", "--model", folder, "--data", corpus, "--out", tmp_path, "--device", "cpu", "--batch", 3,
-        "--longest", 2, "--flops", 0.9, "--layers", "0,2", *option,
+        "--longest", 2, "--flops", 0.9, "--layers", "0,2", "--attention", "proportional", *option,
     )  # fmt: skip
     assert code == 0, output
     summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["config"]["attention"] == "proportional"
     key, other = ("chosen_shares", "chosen") if option else ("chosen", "chosen_shares")
     with patch(lslm.model, tmp_path) as handle:
         assert format_sites(handle.sites) == summary[key]["sites"] != summary[other]["sites"]
+        assert handle.attention == "proportional"
     page = (tmp_path / "index.html").read_text()
     assert "Thresholds and shares" in page
     for sites in (summary[key]["sites"], summary[other]["sites"]):

@@ -375,10 +375,12 @@ def test_the_command_measures_recordings(folder: Path, clips: Path, tmp_path: Pa
 def test_the_command_measures_shares_too(folder: Path, clips: Path, tmp_path: Path) -> None:
     code, output = cost(
         "--model", folder, "--data", clips / "manifest.jsonl", "--lengths", 1.5, "--out", tmp_path, "--idle",
-        "--sites", "aggressive-counted",
+        "--sites", "aggressive-counted", "--attention", "proportional",
     )  # fmt: skip
     assert code == 0, output
     summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["method"]["attention"] == "proportional"
+    assert "Attention is proportional" in (tmp_path / "index.html").read_text()
     assert summary["method"]["sites"] == [{"layer": 0, "keep": 0.7864}, {"layer": 3, "keep": 0.1896}]
     assert "layer 0: 0.7864 is kept; layer 3: 0.1896 is kept" in (tmp_path / "index.html").read_text()
     before, middle, after = summary["results"][0]["tokens"]
@@ -387,8 +389,8 @@ def test_the_command_measures_shares_too(folder: Path, clips: Path, tmp_path: Pa
 
 
 def test_shares_merge_nothing_when_idle() -> None:
-    pooling = Pooling((Site(0, keep=0.5), Site(2, 0.8, 1)), "keep")
-    assert idle(pooling).sites == (Site(0, keep=1.0), Site(2, 2.0, 1))
+    pooling = Pooling((Site(0, keep=0.5), Site(2, 0.8, 1)), "compact", "proportional")
+    assert idle(pooling) == replace(pooling, sites=(Site(0, keep=1.0), Site(2, 2.0, 1)))
 
 
 def test_the_command_measures_a_config(tmp_path: Path) -> None:
@@ -397,6 +399,13 @@ def test_the_command_measures_a_config(tmp_path: Path) -> None:
     assert "1 s, batch 2: " in output
     assert "where nothing merges" in output
     assert json.loads((tmp_path / "summary.json").read_text())["method"]["weights"] == "random"
+
+
+def test_made_prompts_are_weighed_where_that_is_asked_for(subject: Subject) -> None:
+    (prompt,) = next(forced_cases(subject, [1.0], [1], "proportional")).prompts()
+    assert prompt.pooling.attention == "proportional"
+    assert method(subject, "tiny", BRIEF, None, "proportional")["attention"] == "proportional"
+    assert method(subject, "tiny", BRIEF, None)["attention"] == "plain"
 
 
 @pytest.mark.parametrize(

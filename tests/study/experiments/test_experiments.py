@@ -12,12 +12,16 @@ from commands import invoke
 
 from affinity_pool import patch
 from affinity_pool.models import Site
+from affinity_pool.models.settings import Pooling
 from affinity_pool.provenance import versions
 from affinity_pool.study.data import open_data
 from affinity_pool.study.errors import InputError
+from affinity_pool.study.experiments.calibrate import run as calibrate
 from affinity_pool.study.experiments.dynamics.page import turns
+from affinity_pool.study.experiments.evaluate import page as evaluate_page
 from affinity_pool.study.experiments.evaluate import run as evaluate
 from affinity_pool.study.experiments.oracle import run as oracle
+from affinity_pool.study.experiments.probe import run as probe
 from affinity_pool.study.reductions import planned, quota, uniform_merge_plan
 from affinity_pool.study.runs.batches import Plan, run
 from affinity_pool.study.runs.conditions import UNPOOLED, Answering, scorable
@@ -278,6 +282,98 @@ def test_shares_stand_beside_the_thresholds_at_their_layers(folder: Path, corpus
     assert "shares - thresholds, points" in page
     assert f"--sites {thresholds['as_shares']}" in output
     assert "against 0:0.2:1." in output
+
+
+def test_proportional_attention_stands_beside_plain(folder: Path, corpus: Path, tmp_path: Path) -> None:
+    choices = ["0:-0.3:1", "0:keep=0.3", "0:-0.3:1,2:-0.2:3"]
+    arguments = [
+        "eval", folder, corpus, tmp_path, "--longest", 2, "--baselines", "uniform-merge",
+        *(part for choice in choices for part in ("--sites", choice)),
+    ]  # fmt: skip
+    code, output = command(*arguments, "--attention", "proportional,plain")
+    assert code == 0, output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["config"]["attention"] == ["plain", "proportional"] * 3
+    of = {c["name"]: c for c in summary["conditions"][1:]}
+    for choice in choices:
+        plain, weighed = of[f"affinity at {choice}"], of[f"affinity at {choice}, proportional"]
+        assert (plain["attention"], weighed["attention"]) == ("plain", "proportional")
+        assert weighed["beside"] == plain["sites"] == choice
+        assert plain["retention"][0] == weighed["retention"][0]  # known before anything is weighed
+        for task, metrics in weighed["against_affinity"].items():
+            for metric, difference in metrics.items():
+                own, other = (c["scores"][task][metric]["value"] for c in (weighed, plain))
+                assert difference["value"] == pytest.approx(own - other, abs=2e-6)
+        merged = of[f"uniform-merge at {choice}, proportional"]
+        assert merged["attention"] == "proportional"
+        assert merged["retention"] == weighed["retention"]
+    assert of["affinity at 0:keep=0.3"]["beside"] == "0:-0.3:1"
+    page = (tmp_path / "index.html").read_text()
+    for text in ("Plain and proportional attention", "proportional - plain, points", "shares - thresholds, points"):
+        assert text in page
+    assert "against 0:keep=0.3." in output
+    code, output = command(*arguments, "--attention", "plain")
+    assert code == 2
+    assert "other settings (attention, conditions, positions)" in output
+
+
+def test_a_condition_patches_with_all_that_it_says(lslm: Lslm, corpus: Path) -> None:
+    for attention in ("plain", "proportional"):
+        with lslm.patched(Pooling((Site(0, -0.3, 1),), "compact", attention)) as handle:
+            assert (handle.sites, handle.positions, handle.attention) == ((Site(0, -0.3, 1),), "compact", attention)
+    answers: list[torch.Tensor] = []
+    utterance = open_data(corpus)[0]
+    inputs = lslm.inputs(utterance.load(lslm.rate), "transcribe")
+    for condition in evaluate.conditions(
+        [parse_sites("0:-0.3:1", lslm.depth, attention) for attention in ("plain", "proportional")], [], seed=0
+    )[1:]:
+        assert isinstance(condition.pooling, Pooling)
+        with lslm.patched(condition.pooling):
+            lslm.generate(inputs, 1, answers.append)
+    assert not torch.equal(*answers)
+
+
+def test_probe_and_calibrate_weigh_too() -> None:
+    found = [
+        *probe.conditions([0], [0.5], [1], "proportional"),
+        *calibrate.conditions([[Site(0, 0.5, 1)]], "proportional"),
+    ]
+    pooled = [condition for condition in found if condition is not UNPOOLED]
+    assert [condition.name for condition in pooled] == ["layer 0, threshold 0.5, window 1, proportional", "0:0.5:1"]
+    for condition in pooled:
+        assert condition.pooling == Pooling((Site(0, 0.5, 1),), attention="proportional")
+
+
+def test_the_sites_file_says_the_attention_unless_the_command_does(folder: Path, corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sites.json"
+    file.write_text(json.dumps({"sites": [{"layer": 0, "keep": 0.5}], "attention": "proportional"}))
+    for options, expected in (([], "proportional"), (["--attention", "plain"], "plain")):
+        out = tmp_path / expected
+        arguments = ["--longest", 1, "--limit", 3, "--baselines", "none", "--sites", file, *options]
+        assert command("eval", folder, corpus, out, *arguments)[0] == 0
+        summary = json.loads((out / "summary.json").read_text())
+        assert summary["config"]["attention"] == [summary["conditions"][1]["attention"]] == [expected]
+        named = "0:keep=0.5" if expected == "plain" else "0:keep=0.5, proportional"
+        assert summary["conditions"][1]["sites"] == named
+
+
+def test_curves_tell_attentions_apart() -> None:
+    """Else a line would run to and fro between the two at each number of tokens."""
+
+    def condition(method: str, attention: str | None, left: float, value: float) -> dict[str, Any]:
+        scores = {"transcribe": {"wer": {"value": value, "interval_95": [None, None]}}}
+        told = {} if attention is None else {"attention": attention}
+        return {"method": method, "retention": [left], "scores": scores, **told}
+
+    plain = [condition("affinity", None, 0.5, 0.2), condition("affinity", "plain", 0.8, 0.1)]
+    others = [condition("affinity", "proportional", 0.5, 0.15), condition("uniform-drop", "plain", 0.5, 0.3)]
+    head = {"name": "wer", "title": "WER", "better": "lower", "percent": True, "signature": ""}
+    lines = evaluate_page.series_of([others[1], *plain, others[0]], "transcribe", head)
+    assert [(line.name, list(line.ys)) for line in lines] == [
+        ("Affinity Pooling", [0.2, 0.1]),
+        ("Affinity Pooling, proportional", [0.15]),
+        ("Uniform Drop", [0.3]),
+    ]
 
 
 def test_baselines_stand_behind_the_sites_they_are_compared_with(folder: Path, corpus: Path, tmp_path: Path) -> None:

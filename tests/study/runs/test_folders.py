@@ -331,6 +331,10 @@ def test_positions_changed_in_a_sites_file_are_another_run(folder: Path, small: 
     code, output = command(*arguments)
     assert code == 2
     assert "other settings (positions)" in output
+    file.write_text(json.dumps({**sites, "attention": "proportional"}))
+    code, output = command(*arguments)
+    assert code == 2
+    assert "other settings (attention, conditions)" in output
 
 
 def test_a_changed_judge_is_another_run(folder: Path, small: Path, tmp_path: Path, monkeypatch: Any) -> None:

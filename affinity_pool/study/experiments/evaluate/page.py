@@ -246,22 +246,27 @@ def _tokens(summary: ConditionsSummary, choices: Sequence[ConditionResult], task
 
 
 def _curves(summary: ConditionsSummary, task: str, head: MetricResult, baseline: tuple[str, float]) -> Chart:
-    series: list[Series] = []
-    pooled = sorted(summary["conditions"][1:], key=lambda c: list(METHOD).index(c["method"]))
-    for line in dict.fromkeys(map(_line, pooled)):
-        found = sorted(
-            (100 * c["retention"][0], c["scores"][task][head["name"]]["value"]) for c in pooled if _line(c) == line
-        )
-        series.append(Series(line, [x for x, _ in found], [y for _, y in found], dash=len(series) % 3))
     return lines(
         f"tokens-{_slug(task)}",
-        series,
+        series_of(summary["conditions"][1:], task, head),
         x="audio tokens left at the input, %",
         y=head["title"],
         title=task,
         baseline=baseline,
         form=form(head),
     )
+
+
+def series_of(conditions: Sequence[ConditionResult], task: str, head: MetricResult) -> list[Series]:
+    """A line for each method, and each attention it was run with."""
+    series: list[Series] = []
+    pooled = sorted(conditions, key=lambda c: list(METHOD).index(c["method"]))
+    for line in dict.fromkeys(map(_line, pooled)):
+        found = sorted(
+            (100 * c["retention"][0], c["scores"][task][head["name"]]["value"]) for c in pooled if _line(c) == line
+        )
+        series.append(Series(line, [x for x, _ in found], [y for _, y in found], dash=len(series) % 3))
+    return series
 
 
 def _table(summary: ConditionsSummary, task: str) -> Table:
