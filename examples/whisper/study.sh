@@ -15,17 +15,18 @@ experiment() { # NAME SET COMMAND OPTIONS...
   echo "$name"
   "${PYTHON:-python}" -m affinity_pool.cli "$@" --model "$model" --data "$sets/$data/manifest.jsonl" --out "$out/$name"
 }
+answers="--batch 8 --longest 160" # tokens: the longest right answer has about a hundred, so a decoding loop still shows
 sites() { for site in "$@"; do printf -- '--sites memory:%s ' "$site"; done; }
 
 # Thresholds, windows and counts, each plain and proportional.
 # shellcheck disable=SC2046 # options, with spaces between
 experiment eval-sentences sentences eval --normaliser whisper --attention plain,proportional --baselines none \
-  $(sites ${SITES:-0.98:1 0.96:1 0.94:1 0.92:1 0.9:1 0.98:3 0.96:3 0.94:3 0.92:3 keep=0.2 keep=0.1})
+  $(sites ${SITES:-0.98:1 0.96:1 0.94:1 0.92:1 0.96:3 0.94:3 keep=0.2 keep=0.1}) $answers
 # Other ways to as many tokens, of each recording.
 # shellcheck disable=SC2046
 experiment eval-baselines sentences eval --normaliser whisper --attention plain,proportional \
-  --baselines random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge $(sites ${COMPARED:-0.96:1 0.92:1})
+  --baselines random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge $(sites ${COMPARED:-0.96:1 0.94:1}) $answers
 # Voices of which no text is known: what is left of the tokens.
-experiment eval-moonshine moonshine eval --normaliser whisper --attention plain,proportional --baselines none
+experiment eval-moonshine moonshine eval --normaliser whisper --attention plain,proportional --baselines none $answers
 # How alike neighbours are, encoder layer by encoder layer.
 experiment dynamics sentences dynamics
