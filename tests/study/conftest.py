@@ -75,6 +75,59 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of a random Whisper, which hears 2 s, 100 tokens, whatever the recording."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import (
+        PreTrainedTokenizerFast,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+    )
+
+    path = tmp_path_factory.mktemp("random-whisper")
+    special = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((*special, *WORDS))}, unk_token=special[0]))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=special[0], eos_token=special[0])
+    fast.add_special_tokens({"additional_special_tokens": list(special[1:])})
+    fast.save_pretrained(path)
+    WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(path)
+    (path / "processor_config.json").write_text(json.dumps({"processor_class": "WhisperProcessor"}))
+    config = WhisperConfig(
+        vocab_size=len(special) + len(WORDS),
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=3,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=48,
+        max_source_positions=100,
+        max_target_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1 and "position" not in name:
+                weight.normal_(std=1.3 * weight[0].numel() ** -0.5)
+    model.generation_config.no_timestamps_token_id = 2
+    model.generation_config.is_multilingual = False
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two recordings, 8 kHz mono and 44.1 kHz stereo, and their manifest."""
     path = tmp_path_factory.mktemp("clips")

@@ -10,7 +10,7 @@ import pytest
 from affinity_pool.models import Site
 from affinity_pool.models.settings import FILE, PRESETS, preset
 from affinity_pool.study.errors import InputError
-from affinity_pool.study.sites import format_sites, layer_of, parse_sites, rule_name, sites_json
+from affinity_pool.study.sites import format_sites, parse_sites, rule_name, site_name, sites_json
 
 SPECS = {
     "0:0.9:1,7:0.85:3": (Site(0, 0.9, 1), Site(7, 0.85, 3)),
@@ -46,10 +46,18 @@ def test_the_name_tells_the_attention_unless_it_is_plain(tmp_path: Path) -> None
     assert parse_sites(str(tmp_path), 8, "plain") == parse_sites("0:keep=0.5", 8)
 
 
-def test_a_layer_is_a_number_in_what_counts_layers(tmp_path: Path) -> None:
-    assert layer_of(Site(3, 0.9)) == 3
-    with pytest.raises(InputError, match="site at 'memory': of models that attend to their audio nothing is measured"):
-        layer_of(Site("memory", 0.9))
+@pytest.mark.parametrize("spec", ["memory:0.96:1", "memory:keep=0.2"])
+def test_what_a_decoder_attends_to_is_a_site(spec: str) -> None:
+    assert parse_sites(spec, None).name == spec
+    (site,) = parse_sites(spec, None).pooling.sites
+    assert site.layer == "memory"
+    assert site_name(site) == "memory"
+    assert parse_sites("memory", None).name == "memory (memory:0.96:1), proportional"
+    with pytest.raises(InputError, match="an encoder-decoder model has one site"):
+        parse_sites(f"{spec},0:0.9:1", None)
+
+
+def test_a_decoder_of_ones_own_tokens_has_no_memory(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(json.dumps({"sites": [{"layer": "memory", "keep": 0.5}]}))
     with pytest.raises(InputError, match="'memory', but this model has no encoder that its decoder attends to"):
         parse_sites(str(tmp_path), 8)

@@ -185,9 +185,9 @@ def test_any_sites_file_is_taken_or_named(tmp_path_factory: pytest.TempPathFacto
 
 def test_a_model_that_attends_to_its_audio_is_told(folder: Path, corpus: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(folder, tmp_path / "checkpoint")
-    transformers.WhisperConfig().save_pretrained(checkpoint)
+    transformers.MoonshineConfig().save_pretrained(checkpoint)
     said = refused("eval", "--model", checkpoint, "--data", corpus, "--out", tmp_path / "out", "--device", "cpu")
-    assert "is a whisper model, whose decoder attends to its audio" in said
+    assert "is a moonshine model: affinity_pool.patch pools it" in said
 
 
 DAMAGES = {

@@ -109,10 +109,10 @@ def test_retention_and_operations_are_of_all_recordings_together(lslm: Lslm) -> 
     of = scores.by_condition(both())
     assert scores.retention(of["unpooled"]) == []
     assert scores.retention(of["pooled"]) == pytest.approx([(60 + 61 + 62 + 63) / 400, 0.2])
-    assert scores.relative_flops(lslm.config, of["unpooled"]) == 1
+    assert scores.relative_flops(lslm, of["unpooled"]) == 1
     same = [record("pooled", index, "", layers=[0, 2], kept=[60, 20]) for index in range(3)]
     expected = relative_prefill_flops(lslm.config, 10, 100, {0: 0.6, 2: 0.2})
-    assert scores.relative_flops(lslm.config, same) == pytest.approx(expected)
+    assert scores.relative_flops(lslm, same) == pytest.approx(expected)
 
 
 def test_a_summary_holds_what_the_pages_need(lslm: Lslm) -> None:
