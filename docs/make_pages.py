@@ -27,6 +27,8 @@ EXPERIMENTS = {
     "eval-allison": "evaluate",
     "shares-espeak": "evaluate",
     "shares-allison": "evaluate",
+    "attention-espeak": "evaluate",
+    "attention-allison": "evaluate",
     "input": "evaluate",
     "input-no-tempo": "evaluate",
     "calibrate": "calibrate",

@@ -81,7 +81,7 @@ def test_a_preset_is_named_with_its_sites() -> None:
         ("0:keep=0.5:3", "'0:keep=0.5:3' is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
         ("0:keep=", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
         ("0:share=0.5", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),
-        ("0:keep", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as in 7:0.85:3 or 7:keep=0.5$"),
+        ("0:keep", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as in 7:0.85:3, 7:keep=0.5, memory:0.96:1$"),
         ("0:keep=0.5,", "'' is not LAYER:THRESHOLD:WINDOW"),
         ("0:0.9:1:2", "'0:0.9:1:2' is not LAYER:THRESHOLD:WINDOW"),
         ("0:0.9", "is not LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE"),

@@ -23,6 +23,8 @@ from ..errors import InputError
 from .lslm import Lslm
 from .subject import GREEDY, LONGEST_ANSWER, Subject, entering_and_leaving
 
+PROMPT = 4  # tokens of the decoder's, at most
+
 
 @dataclass(frozen=True)
 class EncoderDecoder(Subject):
@@ -51,7 +53,7 @@ class EncoderDecoder(Subject):
         """The decoder's prompt: where it starts, and that it is to write no timestamps; of those that know several
         languages also the language and the task."""
         features = self.features(inputs)
-        prompt = 4 if getattr(self.model.generation_config, "is_multilingual", False) else 2
+        prompt = PROMPT if getattr(self.model.generation_config, "is_multilingual", False) else 2
         return torch.full((features.shape[0],), prompt, device=features.device)
 
     def prefill_flops(self, text: float, audio: float, after: Mapping[Layer, float] | None = None) -> Flops:
@@ -79,6 +81,7 @@ class EncoderDecoder(Subject):
                 first(scores)  # type: ignore[misc]  # None has been shown to
             return scores
 
+        longest = min(longest, self.config.max_target_positions - PROMPT)  # more than it has room for is refused
         least = {"min_new_tokens": longest} if exactly else {}
         tokens: Tensor = self.model.generate(
             **inputs,

@@ -31,6 +31,7 @@ def test_demo_writes_page_pictures_and_summary(folder: Path, clips: Path, tmp_pa
     ]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [site["layer"] for site in summary["config"]["sites"]] == [0, 2]
+    assert summary["config"]["attention"] == "plain"
     assert [clip["name"] for clip in summary["clips"]] == ["tone"]
     total = summary["total"]
     before, middle, after = total["audio_tokens"]
@@ -58,14 +59,17 @@ def test_demo_on_a_users_file_needs_no_reference(
 ) -> None:
     code, output = run(
         "demo", "--model", folder, "--audio", clips / "chord.flac", "--out", tmp_path, "--runs", 6, "--device", "cpu",
-        "--sites", sites, "--prompt", "first", "--normaliser", "whisper",
+        "--sites", sites, "--prompt", "first", "--normaliser", "whisper", "--attention", "proportional",
     )  # fmt: skip
     assert code == 0, output
     assert "No reference texts, so no WER" in output
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["wer"] is None
     assert summary["config"]["normaliser"] == "whisper"
-    assert rules in (tmp_path / "index.html").read_text()
+    assert summary["config"]["attention"] == "proportional"
+    page = (tmp_path / "index.html").read_text()
+    assert rules in page
+    assert "Attention is proportional" in page
 
 
 def test_names_with_brackets_and_dollars_are_shown_as_they_are(

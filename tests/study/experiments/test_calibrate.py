@@ -136,11 +136,17 @@ def test_a_budget_is_one_share(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("criterion", ["answer", "first-token"])
 def test_a_search_measures_what_it_proposes(lslm: Lslm, corpus: Path, tmp_path: Path, criterion: Any) -> None:
+    weighed: list[str] = []
+
     def step(name: str, options: dict[str, Any], work: Any) -> Any:
+        weighed.extend(condition.pooling.attention for condition in getattr(work, "conditions", ())[1:])
         plan = Plan(name, "random", options, batch=3)
         return run(lslm, open_data(corpus), plan, tmp_path / criterion / name, work)
 
-    found = Search(lslm, CostBudget(flops=0.9), criterion, (0, 2, 3), (3,), longest=3).run(step)
+    found = Search(lslm, CostBudget(flops=0.9), criterion, (0, 2, 3), (3,), longest=3, attention="proportional").run(
+        step
+    )
+    assert set(weighed) == {"proportional"}
     assert len({row["utterance"] for row in found.last.rows}) == 5
     assert len(found.last.unusable) == 2
     assert {trial.sites[0].layer for trial in found.alone} <= {0, 2, 3}

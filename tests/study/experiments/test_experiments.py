@@ -23,9 +23,9 @@ from affinity_pool.study.experiments.evaluate import run as evaluate
 from affinity_pool.study.experiments.oracle import run as oracle
 from affinity_pool.study.experiments.probe import run as probe
 from affinity_pool.study.reductions import planned, quota, uniform_merge_plan
-from affinity_pool.study.runs.batches import Plan, run
+from affinity_pool.study.runs.batches import Batch, Plan, run
 from affinity_pool.study.runs.conditions import UNPOOLED, Answering, scorable
-from affinity_pool.study.sites import parse_sites
+from affinity_pool.study.sites import NamedSites, parse_sites
 from affinity_pool.study.subject.lslm import Lslm, load
 
 
@@ -42,7 +42,7 @@ def command(name: str, folder: Path, corpus: Path, out: Path, *options: object) 
 EXPERIMENTS = {
     "eval": ["--longest", 4, "--sites", "0:0.3:1", "--sites", "0:0.3:1,2:0.15:3", "--sites", "0:keep=0.6,2:keep=0.4"],
     "oracle": ["--longest", 4, "--budgets", "2,50%", "--layers", "0,2-3"],
-    "probe": ["--longest", 4, "--thresholds", "0.7,0.5"],
+    "probe": ["--longest", 4, "--thresholds", "0.7,0.5", "--attention", "proportional"],
     "dynamics": [],
     "calibrate": ["--longest", 4, "--flops", "0.9", "--layers", "0,2,3"],
 }
@@ -89,6 +89,7 @@ def test_an_experiment_writes_results_summary_and_page(name: str, folder: Path, 
     assert "2 of " in page
     assert "could not be used" in page
     assert "What it ran on" in page
+    assert ("Attention is proportional" in page) == ("--attention" in EXPERIMENTS[name])
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     assert "data:image/svg+xml" in page
@@ -331,6 +332,20 @@ def test_a_condition_patches_with_all_that_it_says(lslm: Lslm, corpus: Path) -> 
         with lslm.patched(condition.pooling):
             lslm.generate(inputs, 1, answers.append)
     assert not torch.equal(*answers)
+
+
+def test_a_baseline_has_the_positions_and_the_attention_of_what_it_is_compared_with(lslm: Lslm, corpus: Path) -> None:
+    pooling = Pooling((Site(0, 0.3, 1), Site(2, 0.15, 3)), "compact", "proportional")
+    _, pooled, merged = evaluate.conditions([NamedSites("those", pooling)], ["uniform-merge"], seed=0)
+    utterances = open_data(corpus)[:1]
+    audio = utterances[0].load(lslm.rate)
+    batch = Batch(utterances, [audio], ["transcribe"], {}, [20], kept={pooled.name: [[12], [5]]})
+    assert callable(merged.pooling)
+    found = merged.pooling(batch)
+    assert (found.positions, found.attention) == ("compact", "proportional")
+    with lslm.patched(found) as handle:
+        lslm.generate(lslm.inputs(audio, "transcribe"), 1)
+    assert [site.audio_after for site in handle.stats.sites] == [[12], [5]]
 
 
 def test_probe_and_calibrate_weigh_too() -> None:

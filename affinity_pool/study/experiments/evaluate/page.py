@@ -83,6 +83,11 @@ def kept(condition: ConditionResult, digits: int = 0) -> str:
     return " → ".join(f"{share:.{digits}%}" for share in condition["retention"]) or "100%"
 
 
+def _heard(condition: ConditionResult) -> list[str]:
+    """The share left of the recordings' own tokens, where a model has others of padding; else nothing."""
+    return [f"{condition['heard_retention']:.1%}"] if "heard_retention" in condition else []
+
+
 def _baselines(summary: ConditionsSummary, choice: ConditionResult) -> list[ConditionResult]:
     return [
         condition
@@ -108,7 +113,9 @@ def _findings(summary: ConditionsSummary, choice: ConditionResult) -> list[str]:
     for task, (head, *_) in summary["metrics"].items():
         score = choice["scores"][task][head["name"]]
         said.append(
-            f"{choice['sites']}, {kept(choice)} of the audio tokens: {head['title']} of “{task}” "
+            f"{choice['sites']}, {kept(choice)} of the audio tokens"
+            + "".join(f" ({share} of the recordings' own)" for share in _heard(choice))
+            + f": {head['title']} of “{task}” "
             f"{value(head, score)}, {_told(head, score['difference'])} against the unpooled model"
             + (
                 f", {_told(head, choice['against_affinity'][task][head['name']])} against {choice['beside']}."
@@ -170,11 +177,12 @@ def _overview(summary: ConditionsSummary, tasks: Sequence[str]) -> Table:
             name = f"{name}, {condition['sites']}"
         scores = [condition["scores"][task][head["name"]] for task, head in zip(tasks, heads, strict=True)]
         marks = [_marked(head, score) for head, score in zip(heads, scores, strict=True)]
-        rows.append([name, kept(condition), f"{condition['relative_flops']:.1%}", *marks])
+        rows.append([name, kept(condition), *_heard(condition), f"{condition['relative_flops']:.1%}", *marks])
     strong = [at for at, condition in enumerate(summary["conditions"]) if condition.get("method") in CHOICES]
+    heard = _heard(summary["conditions"][0])
     titles = [f"{head['title']}\n{task}" for task, head in zip(tasks, heads, strict=True)]
     return Table(
-        ["", "audio tokens left", "prefill FLOPs", *titles],
+        ["", "audio tokens left", *(["of the recordings' own tokens"] if heard else []), "prefill FLOPs", *titles],
         rows,
         "Coloured where the interval of the difference to the unpooled model does not hold 0.",
         strong=strong,
