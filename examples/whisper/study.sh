@@ -25,7 +25,7 @@ experiment eval-sentences sentences eval --normaliser whisper --attention plain,
 # Other ways to as many tokens, of each recording.
 # shellcheck disable=SC2046
 experiment eval-baselines sentences eval --normaliser whisper --attention plain,proportional \
-  --baselines random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge $(sites ${COMPARED:-0.96:1 0.94:1}) $answers
+  --baselines random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge $(sites ${COMPARED:-0.96:1}) $answers
 # Voices of which no text is known: what is left of the tokens.
 experiment eval-moonshine moonshine eval --normaliser whisper --attention plain,proportional --baselines none $answers
 # How alike neighbours are, encoder layer by encoder layer.
