@@ -6,8 +6,8 @@ the token budget that Affinity Pooling came to on the very same recording), or c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,7 @@ class Answering:
         as_recorded = [condition for condition in self.conditions if condition.altered is None]
         otherwise = [condition for condition in self.conditions if condition.altered is not None]
         first: list[Tensor] = []
-        with encoded_once(self.lslm):
+        with self.lslm.encoded_once():
             answers = [self._answer(batch, condition, first) for condition in as_recorded]
         answers += [self._answer(batch, condition, first) for condition in otherwise]
         for of_condition in answers:
@@ -158,30 +158,3 @@ def divergence(logits: Tensor, other: Tensor) -> list[float]:
     """KL divergence of each row's distribution from that of ``other``, in nats; both ``[B, V]``."""
     p, q = logits.double().log_softmax(-1), other.double().log_softmax(-1)
     return torch.where(p.isfinite(), p.exp() * (p - q), 0).sum(-1).clamp(min=0).tolist()
-
-
-@contextmanager
-def encoded_once(lslm: Lslm) -> Iterator[None]:
-    """Within, the encoder runs for the first forward only, and its output serves all that follow.
-
-    Conditions differ in what the decoder gets, and the encoder takes most of a small model's time.
-    """
-    encoder = lslm.encoder
-    if encoder is None:
-        yield
-        return
-    before, forward = vars(encoder).get("forward"), encoder.forward
-    outputs: list[Any] = []
-
-    def once(*args: Any, **kwargs: Any) -> Any:
-        if not outputs:
-            outputs.append(forward(*args, **kwargs))
-        return outputs[0]
-
-    encoder.forward = once
-    try:
-        yield
-    finally:
-        del encoder.forward
-        if before is not None:  # accelerate's hooks live there too
-            encoder.forward = before

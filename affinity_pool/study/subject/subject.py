@@ -167,6 +167,32 @@ class Subject:
         return tokens[:, prompt:]
 
     @contextmanager
+    def encoded_once(self) -> Iterator[None]:
+        """Within, the encoder runs for the first forward only, and its output serves all that follow.
+
+        Conditions differ in what the decoder gets, and the encoder takes most of a small model's time.
+        """
+        encoder = self.encoder
+        if encoder is None:
+            yield
+            return
+        before, forward = vars(encoder).get("forward"), encoder.forward
+        outputs: list[Any] = []
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            if not outputs:
+                outputs.append(forward(*args, **kwargs))
+            return outputs[0]
+
+        encoder.forward = once
+        try:
+            yield
+        finally:
+            del encoder.forward
+            if before is not None:  # accelerate's hooks live there too
+                encoder.forward = before
+
+    @contextmanager
     def hidden_states(self, measure: Callable[[Tensor], None]) -> Iterator[None]:
         """Show ``measure`` what enters each of :attr:`audio_layers`, in order, and what leaves the last one."""
         with entering_and_leaving(self.layers, self.layers[-1], measure):

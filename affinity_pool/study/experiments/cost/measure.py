@@ -57,7 +57,8 @@ def measure(subject: Subject, case: Case, options: Options) -> CostResult:
         ways = _ways(prompt, options.idle)
         first.append(rounds(_clocks(subject, prompt, ways, first_token_seconds), options.rounds))
         decode = partial(decode_seconds, new_tokens=options.new_tokens)
-        steps.append(rounds(_clocks(subject, prompt, ways, decode), FEWEST, warm_up=1))
+        with subject.encoded_once():  # what is before the first token does not count
+            steps.append(rounds(_clocks(subject, prompt, ways, decode), FEWEST, warm_up=1))
         parts.append({way: _parts(subject, prompt, pooling) for way, pooling in ways.items() if way != "idle"})
         memory.append([_memory(subject, prompt, ways[way]) for way in ("unpooled", "pooled")])
     n = len(prompts)
