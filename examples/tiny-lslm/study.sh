@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], an hour on two cores.
+# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], an hour and a quarter on two cores.
 # ./study.sh --short [FOLDER] takes the bundled recordings in place of the sets, which need espeak-ng, flite and sox to be
 # made: three minutes, to see that everything runs. What so few recordings show says little.
 #
