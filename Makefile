@@ -61,7 +61,7 @@ gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize,
 train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
 	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh
 
-study: $(VENV)/installed ## every experiment of the paper on the bundled model (an hour; needs espeak-ng, flite, sox: see examples/tiny-lslm; SHORT=1: minutes, on the bundled recordings)
+study: $(VENV)/installed ## every experiment of the paper on the bundled model (an hour and a quarter; needs espeak-ng, flite, sox: see examples/tiny-lslm; SHORT=1: minutes, on the bundled recordings)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/tiny-lslm/study.sh $(if $(SHORT),--short)
 
 docs: $(VENV)/installed ## the pages of docs/study, from the summaries there

@@ -29,6 +29,8 @@ EXPERIMENTS = {
     "shares-allison": "evaluate",
     "attention-espeak": "evaluate",
     "attention-allison": "evaluate",
+    "merges-espeak": "evaluate",
+    "merges-allison": "evaluate",
     "input": "evaluate",
     "input-no-tempo": "evaluate",
     "calibrate": "calibrate",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], an hour on two cores.
+# Every experiment of the paper on this model and its held-out sets: ./study.sh [FOLDER], an hour and a quarter on two cores.
 # ./study.sh --short [FOLDER] takes the bundled recordings in place of the sets, which need espeak-ng, flite and sox to be
 # made: three minutes, to see that everything runs. What so few recordings show says little.
 #
@@ -49,6 +49,10 @@ attention() { # NAME SET: plain and proportional attention at the same sites
   for sites in 0:0.98:1 0:0.95:1 0:0.9:1 2:0.9:3 4:0.9:1 4:0.85:1 6:0.6:1 7:0.85:1 0:0.98:1,7:0.85:3; do flags+=(--sites "$sites"); done
   experiment "$1" "$2" eval --baselines none --attention plain,proportional $answers "${flags[@]}"
 }
+merges() { # NAME SET: other reductions to the same tokens, under both
+  experiment "$1" "$2" eval --task transcribe --baselines uniform-drop,uniform-merge,bipartite-merge \
+    --attention plain,proportional $answers --sites 0:0.9:1 --sites 4:0.85:1
+}
 answers="--longest 24"
 input="--task transcribe --sites 0:0.98:1 --sites 0:0.95:1 --sites 0:0.9:1"
 
@@ -59,6 +63,7 @@ mkdir -p "$out"
   experiment calibrate dev-espeak calibrate $answers --task transcribe --flops 0.75
   shares shares-allison test-allison
   attention attention-allison test-allison
+  merges merges-allison test-allison
 } &
 {
   experiment dynamics test-espeak dynamics
@@ -66,6 +71,7 @@ mkdir -p "$out"
   experiment input test-espeak eval $answers $input
   shares shares-espeak test-espeak
   attention attention-espeak test-espeak
+  merges merges-espeak test-espeak
   experiment probe test-espeak probe $answers --thresholds 0.98,0.95,0.9,0.85,0.8,0.7
   # the ablation, if it was trained: ./train.sh --no-tempo --out build/no-tempo
   [ ! -e build/no-tempo/config.json ] || experiment input-no-tempo test-espeak eval $answers $input --model build/no-tempo
