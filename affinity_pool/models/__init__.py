@@ -1,14 +1,16 @@
 """Affinity Pooling inside Hugging Face speech language models: ``affinity_pool.patch`` and what it is made of.
 
-Forward pre-hooks on decoder layers do all the work, told by a function around the model's forward what the call is; no
-model code is copied.
+Forward pre-hooks do all the work, told by a function around the model's forward what the call is; no model code is
+copied.
 
-- ``patch``: the function and its handle; ``sites``: where and how to pool; ``families``: where a model keeps what is
-  needed; ``wrappers``: the model inside others; ``refusals``: what cannot work; ``stats``: what a prefill did;
-- ``forward``: the hooks, and what stands around forward; ``modules``: how they are put on and taken off; ``running``:
-  the calls under way; ``prefill``: pooling at a site;
-- ``calls``: what a patch asks of the way in which a family calls its layers; ``transformers_calls`` and ``kimi_audio``
-  answer, with ``masks``, ``cache`` and ``keys`` for what a pooled prefill leaves behind for decoding.
+- ``patch``: the function and its handle; ``sites``, ``settings``: where and how to pool; ``families``: where a model
+  keeps what is needed; ``wrappers``: the model inside others; ``refusals``: what cannot work; ``stats``: what a prefill
+  did;
+- ``forward``: what stands around forward; ``modules``: how all of it is put on and taken off; ``running``: the calls
+  under way; ``calls``: what a patch asks of the way in which a family's modules are called;
+- ``layers``, ``prefill``: pooling between decoder layers; ``transformers_calls`` and ``kimi_audio`` know how layers are
+  called, ``masks``, ``cache`` and ``keys`` what a pooled prefill leaves behind for decoding;
+- ``memory``: pooling what a decoder attends to, in encoder-decoder models.
 """
 
 try:

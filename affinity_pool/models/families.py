@@ -1,8 +1,9 @@
 """Where each model family keeps what the hooks need. To add one, add its ``config.model_type`` to ``FAMILIES``.
 
 The defaults fit models that join an audio tower to a decoder called ``language_model`` and replace placeholder tokens
-in ``input_ids`` by audio embeddings before the first decoder layer. Models that add audio to every token, or attend to
-it by cross-attention, have no audio positions to pool: ``UNFIT`` names them with the reason. See docs/extending.md.
+in ``input_ids`` by audio embeddings before the first decoder layer. Where the decoder attends to an encoder it is that
+attention's memory that is pooled. Models that add audio to every token have nothing to pool: ``UNFIT`` names them with
+the reason. See docs/extending.md.
 """
 
 from __future__ import annotations
@@ -166,7 +167,10 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-_CROSS_ATTENTION = "its decoder attends to the audio by cross-attention: no token of its own is audio"
+_CROSS_ATTENTION = (
+    "its decoder attends to an encoder, and of such models only whisper, moonshine, speech_to_text and seamless_m4t_v2 "
+    "were tried with Site('memory')"
+)
 _CODEBOOKS = "each of its tokens is a sum of text and audio codes: none is audio alone"
 _TALKER = (
     "its talker reads the thinker's hidden states at the caller's positions: patch model.thinker, and generate with "

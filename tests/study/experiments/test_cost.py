@@ -168,7 +168,9 @@ def test_the_middle_model_has_its_proportions() -> None:
 def test_a_config_may_be_a_folder_or_a_file(folder: Path, tmp_path: Path) -> None:
     for path in (folder, folder / "config.json"):
         assert config_of(str(path)).text_config.hidden_size == 48
-    with pytest.raises(InputError, match="is neither qwen2-audio-7b, mid, tiny, whisper-large-v3-turbo nor a config that can be read"):
+    with pytest.raises(
+        InputError, match="is neither qwen2-audio-7b, mid, tiny, whisper-large-v3-turbo nor a config that can be read"
+    ):
         config_of(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match=r"is a bert model: .* for the Qwen2-Audio architecture only"):

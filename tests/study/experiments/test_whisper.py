@@ -120,6 +120,8 @@ def test_the_demo_shows_both_transcripts_and_a_picture(whisper: Path, corpus: Pa
     assert summary["config"]["attention"] == "proportional"
     (clip,) = summary["clips"]
     assert clip["audio_tokens"][0] == 100
+    assert clip["heard_tokens"][0] == 95
+    assert 0 < clip["heard_tokens"][1] <= clip["audio_tokens"][1]
     assert clip["kv_bytes"]["pooled"] == clip["kv_bytes"]["unpooled"] * clip["audio_tokens"][1] // 100
     assert (tmp_path / "groups.png").stat().st_size > 10_000
 

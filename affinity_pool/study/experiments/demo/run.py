@@ -42,6 +42,9 @@ class Cost:
     flops: tuple[Flops, Flops]
     kv_bytes: tuple[int, int]
     ttft: Ttft
+    heard_tokens: tuple[int, ...] = ()
+    """Of an encoder-decoder model, which hears a window of a fixed length: those of the recording, without the padding
+    behind it, and after the site the groups they are in. Empty where all are the recording's."""
 
     @property
     def flops_ratio(self) -> float:
@@ -89,6 +92,7 @@ class Demo:
             flops=(sum(unpooled[1:], unpooled[0]), sum(pooled[1:], pooled[0])),
             kv_bytes=(sum(part.kv_bytes[0] for part in parts), sum(part.kv_bytes[1] for part in parts)),
             ttft=ttft.total([part.ttft for part in parts]),
+            heard_tokens=tuple(map(sum, zip(*(part.heard_tokens for part in parts), strict=True))),
         )
 
     @property
@@ -217,9 +221,14 @@ def _run_clip(
         said_pooled = lslm.answer(inputs)
         stats = handle.stats
     assert stats is not None  # the answer began with a prefill
-    cost = _cost(lslm, inputs, stats, ttft.interleave(first_token, first_token_pooled, runs))
     frame = lslm.token_seconds
-    spans = spans_after_sites(stats.sites, lslm.audio_positions(inputs))
+    heard = int(lslm.heard_positions(inputs, [audio.seconds]).sum())
+    spans = [
+        [Span(span.start, min(span.end, heard)) for span in groups if span.start < heard]
+        for groups in spans_after_sites(stats.sites, lslm.audio_positions(inputs))
+    ]
+    own = (heard, *map(len, spans)) if lslm.pooled_depth is None else ()
+    cost = _cost(lslm, inputs, stats, own, ttft.interleave(first_token, first_token_pooled, runs))
     picture = Picture(
         title=f"{utterance.id}, {audio.seconds:.1f} s",
         mel=lslm.spectrogram(inputs, audio),
@@ -227,14 +236,14 @@ def _run_clip(
         frame_seconds=frame,
         words=utterance.words,
         rows=[
-            Row("audio tokens", f"{1 / frame:g} a second", [Span(i, i + 1) for i in range(cost.audio_tokens[0])]),
+            Row("audio tokens", f"{1 / frame:g} a second", [Span(i, i + 1) for i in range(heard)]),
             *(Row(site_name(site), rule_name(site), groups) for site, groups in zip(pooling.sites, spans, strict=True)),
         ],
     )
     return Clip(utterance.id, audio.seconds, prompt, utterance.text, said, said_pooled, cost), picture, cut
 
 
-def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: Ttft) -> Cost:
+def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, heard: tuple[int, ...], times: Ttft) -> Cost:
     text, audio = int(lslm.text_tokens(inputs)), int(lslm.audio_positions(inputs).sum())
     encoder = lslm.encoder_flops(inputs) or 0.0
     unpooled = lslm.prefill_flops(text, audio)
@@ -245,6 +254,7 @@ def _cost(lslm: Lslm, inputs: Mapping[str, Tensor], stats: PrefillStats, times: 
         flops=(replace(unpooled, encoder=encoder), replace(pooled, encoder=encoder)),
         kv_bytes=(stats.kv_bytes + stats.kv_bytes_saved, stats.kv_bytes),
         ttft=times,
+        heard_tokens=heard,
     )
 
 
@@ -288,6 +298,7 @@ def _cost_json(cost: Cost) -> dict[str, Any]:
     return {
         "text_tokens": cost.text_tokens,
         "audio_tokens": list(cost.audio_tokens),
+        **({"heard_tokens": list(cost.heard_tokens)} if cost.heard_tokens else {}),
         "prefill_flops": {"unpooled": asdict(cost.flops[0]), "pooled": asdict(cost.flops[1])},
         "relative_decoder_flops": cost.flops_ratio,
         "kv_bytes": {"unpooled": cost.kv_bytes[0], "pooled": cost.kv_bytes[1]},

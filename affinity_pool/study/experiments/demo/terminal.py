@@ -42,6 +42,12 @@ def conclusions(demo: Demo) -> Iterator[str]:
         f"Audio tokens {arrows(cost)}: {cost.audio_tokens[-1] / cost.audio_tokens[0]:.0%} are left after "
         f"{site_name(demo.pooling.sites[-1])}."
     )
+    if cost.heard_tokens:
+        heard, left = cost.heard_tokens
+        yield (
+            f"The recordings' own are {heard} of them, of which {left} are left, {left / heard:.0%}: the others are "
+            "padding, to the length that the model hears at once."
+        )
     yield f"Decoder prefill {cost.flops_ratio:.1%} of its FLOPs, KV cache {cost.kv_bytes[1] / cost.kv_bytes[0]:.1%}."
     if cost.flops[0].encoder:
         share = cost.flops[0].encoder / cost.flops[0].total
