@@ -38,8 +38,8 @@ def patch(
             layer, 29 of 32, scales with the depth), the shares that its thresholds leave (``"aggressive-counted"``), a
             list of :class:`Site`, a JSON file, or a checkpoint folder that holds ``affinity_pool.json``; ``"memory"``
             is the preset of encoder-decoder models, made for Whisper: threshold 0.96, window 1, proportional attention.
-            At a site with a threshold the host waits for the device once; at one that keeps a share it knows beforehand how many
-            tokens are left, and waits for nothing.
+            At a site with a threshold the host waits for the device once; at one that keeps a share it knows beforehand
+            how many tokens are left, and waits for nothing.
         positions: the rotary phase of a merged token: that of its first token (``"keep"``), or renumbered from the site
             on (``"compact"``). None: what the JSON file says, else ``"keep"``.
         attention: how much a merged token weighs where it is attended to: as any other (``"plain"``, the paper's), or
