@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoProcessor, WhisperForConditionalGeneration
-
 from affinity_pool import Site, patch
 from affinity_pool.provenance import provenance
 from affinity_pool.study.data import open_data
+from transformers import AutoProcessor, WhisperForConditionalGeneration
 
 THRESHOLDS, BATCH, WINDOW = (0.98, 0.96, 0.94), 8, 30.0
 
