@@ -13,7 +13,7 @@ def test_every_page_of_the_study_is_made_from_its_summary(tmp_path: Path) -> Non
     subprocess.run([sys.executable, ROOT / "docs" / "make_pages.py", tmp_path], check=True, capture_output=True)
     pages = {path.parent.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*/index.html")}
     listed = (ROOT / "docs" / "study" / "README.md").read_text(encoding="utf-8")
-    assert len(pages) == 18
+    assert len(pages) == 25
     for name, page in pages.items():
         assert f"[{name}](" in listed
         assert page.startswith("<!doctype html>")
