@@ -1,7 +1,8 @@
-"""A Whisper model from CTranslate2's format to a folder for transformers: `python convert.py MODEL.bin FOLDER`
+"""A Whisper model from CTranslate2's format to a folder for transformers:
+`python convert.py MODEL.bin FOLDER [--language en]`
 
 Beside MODEL.bin lie its config.json and tokenizer.json. What the folder has is all that `generate()` asks for: greedy
-decoding, timestamps of segments and tokens, recordings of any length, and finding the language.
+decoding, timestamps of segments and tokens, recordings of any length, and finding the language, unless it is told one.
 """
 
 import argparse
@@ -29,11 +30,12 @@ GELU = 3  # CTranslate2's number of the activation
 IDS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def convert(model_file: Path, folder: Path) -> None:
-    """Write the model of ``model_file`` into ``folder``.
+def convert(model_file: Path, folder: Path, language: str | None = None) -> None:
+    """Write the model of ``model_file`` into ``folder``; ``language``, a code, is what it hears unless told otherwise.
 
     Raises:
-        FileError: a file is missing, is not what it should be, or does not fit the others.
+        FileError: a file is missing, is not what it should be, or does not fit the others, or the model does not know
+            the language.
     """
     told = _facts(model_file.with_name("config.json"))
     tokenizer = _tokenizer(model_file.with_name("tokenizer.json"))
@@ -42,6 +44,12 @@ def convert(model_file: Path, folder: Path) -> None:
     if len(tokenizer) != rows:
         raise FileError(f"{model_file} has {rows} tokens, but the tokenizer beside it {len(tokenizer)}")
     model.generation_config = _generation_config(tokenizer, told, model.config)
+    if language is not None:
+        known = getattr(model.generation_config, "lang_to_id", {})
+        if f"<|{language}|>" not in known:
+            there = f"{len(known)} languages, by codes such as en" if known else "no language but English"
+            raise FileError(f"language is {language!r}, and {model_file} knows {there}")
+        model.generation_config.language = language
     for key in IDS:
         setattr(model.config, key, getattr(model.generation_config, key))
     model.save_pretrained(folder)
@@ -200,9 +208,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL.bin")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--language", help="of a multilingual model, as en; left out, it finds the language itself")
     arguments = parser.parse_args()
     try:
-        convert(arguments.model, arguments.folder)
+        convert(arguments.model, arguments.folder, arguments.language)
     except FileError as error:
         parser.error(str(error))
 

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # What pooling does to a published Whisper, on people's voices: ./study.sh MODEL SETS [FOLDER]
 #
-# MODEL is a folder as convert.py writes it, or an id on the Hub; SETS the folder of recordings.py. Started again, it goes
-# on where it was. One thread: with more, do several experiments at a time. Of tiny.en on one core it takes three
-# quarters of an hour, of base two hours; EXPERIMENTS="eval-sentences" does one of them.
+# MODEL is a folder as transformers has it, an id on the Hub, or CTranslate2's model.bin (LANGUAGE=en: of a multilingual
+# one); SETS the folder of recordings.py. Started again, it goes on where it was. Of tiny.en on one core it takes three
+# quarters of an hour, of base two hours; EXPERIMENTS="eval-sentences" does one of them, SITES others than these.
 set -euo pipefail
 model=$1 sets=$2 out=${3:-study}
+if [ "${model%.bin}" != "$model" ]; then
+  [ -e "$out/model/config.json" ] ||
+    "${PYTHON:-python}" "$(dirname "$0")/convert.py" "$model" "$out/model" ${LANGUAGE:+--language "$LANGUAGE"}
+  model=$out/model
+fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 experiment() { # NAME SET COMMAND OPTIONS...
@@ -30,3 +35,8 @@ experiment eval-baselines sentences eval --normaliser whisper --attention plain,
 experiment eval-moonshine moonshine eval --normaliser whisper --attention plain,proportional --baselines none $answers
 # How alike neighbours are, encoder layer by encoder layer.
 experiment dynamics sentences dynamics
+# What it buys: first token and decoding, of batches, at a fifth of the tokens. On a quiet machine, with all its cores.
+if [ -n "${COST:-}" ]; then
+  OMP_NUM_THREADS=$(nproc) experiment cost sentences cost --sites memory:keep=0.2 --attention proportional \
+    --batch 1,8,32 --rounds 6 --new-tokens 32
+fi

@@ -138,6 +138,18 @@ def test_the_folder_has_the_model_that_was_written(words: int, tmp_path: Path) -
         found.generate(**inputs, max_new_tokens=5, language="de", task="translate")
 
 
+def test_a_language_is_one_that_the_model_knows(words: int, tmp_path: Path) -> None:
+    model = write_folder(tmp_path, file_of(variables_of(random_model(words + len(SPECIAL) + 1501))), words)
+    if words > 256:
+        convert.convert(model, tmp_path / "out", "de")
+        assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "out").generation_config.language == "de"
+        with pytest.raises(FileError, match="language is 'deutsch', and .* knows .* languages, by codes such as en"):
+            convert.convert(model, tmp_path / "out", "deutsch")
+    else:
+        with pytest.raises(FileError, match="knows no language but English"):
+            convert.convert(model, tmp_path / "out", "de")
+
+
 @pytest.fixture(scope="module")
 def small() -> Variables:
     return variables_of(random_model(3, positions=2, width=4))
