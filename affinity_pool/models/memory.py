@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
+from ..reference import rows_left
 from .cache import cache_of, check_owner
 from .calls import Calls, Hook, HookResult
 from .masks import attention_mask, log_sizes
@@ -189,7 +190,7 @@ class MemoryCalls(Calls):
             before = lengths.tolist()
             _check_padding(valid)
         pooled = site.reduce(hidden, lengths, None, left_padded=False)
-        after = pooled.lengths.tolist()
+        after = pooled.lengths.tolist() if site.keep is None else [rows_left(tokens, site.keep) for tokens in before]
         call.records = [SiteRecord(MEMORY, valid, before, after, pooled.segment_ids, pooled.counts)]
         if after == before:
             return hidden

@@ -143,7 +143,7 @@ def test_a_language_is_one_that_the_model_knows(words: int, tmp_path: Path) -> N
     if words > 256:
         convert.convert(model, tmp_path / "out", "de")
         assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "out").generation_config.language == "de"
-        with pytest.raises(FileError, match="language is 'deutsch', and .* knows .* languages, by codes such as en"):
+        with pytest.raises(FileError, match=r"language is 'deutsch', and .* knows .* languages, by codes such as en"):
             convert.convert(model, tmp_path / "out", "deutsch")
     else:
         with pytest.raises(FileError, match="knows no language but English"):

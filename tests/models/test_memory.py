@@ -139,6 +139,21 @@ def test_statistics_count_keys_and_values_of_cross_attention():
     assert int(stats.sites[0].counts.sum()) == 180
 
 
+def test_a_share_is_known_without_looking(monkeypatch):
+    """The host waits for the device to tell it nothing: Whisper's rows are all as long."""
+    model, inputs = random_model(), speech()
+
+    def read(*_):
+        raise AssertionError("the host has read a tensor")
+
+    with patch(model, [KEPT], attention="proportional"):
+        for name in ("tolist", "item", "cpu", "__bool__"):
+            monkeypatch.setattr(torch.Tensor, name, read)
+        logits(model, inputs)
+    with patch(model, [SITE]), pytest.raises(AssertionError, match="the host has read"):
+        logits(model, inputs)
+
+
 @BOTH
 def test_the_cache_holds_pooled_keys_and_values(attention):
     model, inputs = random_model(), speech()
