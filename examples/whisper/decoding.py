@@ -1,7 +1,7 @@
 """What pooling buys Whisper's decoding, and what weighing costs: `python decoding.py MODEL MANIFEST OUT.json [BATCHES]`
 
-Decoding steps of the same recordings in turns, unpooled and at a fifth of the tokens, merged tokens weighed and not. The
-encoder runs once, for it is the same in all; `affinity-pool cost` times first tokens, with the encoder in them.
+Decoding steps of the same recordings in turns, unpooled and at a fifth of the tokens, merged tokens weighed and not.
+The encoder runs once, for it is the same in all; `affinity-pool cost` times first tokens, with the encoder in them.
 """
 
 import json
@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-
 from affinity_pool.benchmarks.timing import FEWEST
 from affinity_pool.provenance import provenance
 from affinity_pool.study.data import open_data
