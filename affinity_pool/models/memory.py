@@ -132,7 +132,10 @@ class MemoryCalls(Calls):
                 "output_attentions with return_dict=False: pooled cross-attention is spread over the encoder's tokens "
                 "by its name in the output. Leave return_dict out"
             )
-        if patched.decoder.training and getattr(patched.decoder, "gradient_checkpointing", False):
+        checkpointed = any(
+            getattr(part, "gradient_checkpointing", False) for part in (patched.decoder, *patched.decoder.layers)
+        )
+        if patched.decoder.training and checkpointed:
             raise NotImplementedError(
                 "gradient checkpointing would run the layers a second time without their pooled masks: "
                 "call model.gradient_checkpointing_disable(), or model.eval()"
@@ -163,21 +166,39 @@ class MemoryCalls(Calls):
 
     def _at_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
         call, hidden = current(self.patched), kwargs.get("encoder_hidden_states")
+        if not isinstance(call, _Attending):
+            if hidden is not None or len(args) > 2:  # after ids and their mask
+                raise RuntimeError(
+                    "the decoder of a patched model was called around the model, where it would attend to all of the "
+                    f"encoder's tokens: call the {type(self.patched.model).__name__}, or remove the patch"
+                )
+            return None
         if hidden is None:
             return None
-        if not isinstance(call, _Attending):
-            raise RuntimeError(
-                "the decoder of a patched model was called around the model, where it would attend to all of the "
-                f"encoder's tokens: call the {type(self.patched.model).__name__}, or remove the patch"
-            )
-        cache = cache_of(kwargs)
-        if isinstance(cache, PooledMemoryCache):
-            call.memory = cache.memory
-        elif cache is None or not any(cache.is_updated.values()):
-            kwargs["encoder_hidden_states"] = self._pool(call, hidden, kwargs.get("encoder_attention_mask"))
+        cache, mask = cache_of(kwargs), kwargs.get("encoder_attention_mask")
+        if cache is None or not any(cache.is_updated.values()):
+            kwargs["encoder_hidden_states"] = self._pool(call, hidden, mask)
+        else:
+            self._go_on(call, cache, hidden, mask)
         if call.memory is not None and "encoder_attention_mask" in kwargs:
             kwargs["encoder_attention_mask"] = None  # of columns that are no more
         return args, kwargs
+
+    def _go_on(self, call: _Attending, cache: EncoderDecoderCache, hidden: Tensor, mask: Tensor | None) -> None:
+        """Find the memory whose keys a cache holds."""
+        widths = {cache.cross_attention_cache.get_seq_length(at) for at in range(len(self.patched.decoder.layers))}
+        if isinstance(cache, PooledMemoryCache):
+            call.memory = cache.memory
+        elif widths != {hidden.shape[1]}:  # pooled, and rebuilt as a plain one, as Whisper's generate() returns it
+            self._pool(call, hidden, mask)
+            call.records = []
+        wanted = hidden.shape[1] if call.memory is None else call.memory.counts.shape[1]
+        if widths != {wanted}:
+            raise RuntimeError(
+                f"the cache has cross-attention keys of {', '.join(map(str, sorted(widths)))} columns in its layers, "
+                f"and {wanted} were expected in each: the call that made them did not end, or they were pooled by another "
+                "rule. Start with a new cache"
+            )
 
     def _pool(self, call: _Attending, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """``[B, S, D]`` pooled: ``[B, M, D]``, as wide as its longest row; as it was, unless something merged."""
@@ -197,7 +218,8 @@ class MemoryCalls(Calls):
         width = max(after)
         counts = pooled.counts[:, :width]
         weights = log_sizes(counts) if self.patched.attention == "proportional" else None
-        call.memory = Memory(counts > 0 if min(after) < width else None, weights, pooled.segment_ids, counts)
+        filled = torch.arange(width, device=hidden.device) < pooled.lengths[:, None]
+        call.memory = Memory(filled if min(after) < width else None, weights, pooled.segment_ids, counts)
         return pooled.values[:, :width]
 
     def _at_attention(
@@ -205,7 +227,11 @@ class MemoryCalls(Calls):
     ) -> HookResult:
         call = current(self.patched)
         if not isinstance(call, _Attending):
-            return None
+            raise RuntimeError(
+                "cross-attention of a patched model was run outside of a forward of the model, as activation "
+                "checkpointing does in the backward pass, where its pooled mask is not known: take the checkpointing "
+                "off, or the patch"
+            )
         first = not call.passed
         call.passed.append(index)
         if call.memory is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -376,6 +377,53 @@ def test_gradient_checkpointing_of_the_decoder():
         logits(model, speech())
 
 
+def test_activation_checkpointing_of_layers():
+    """Layers that run again in the backward pass, outside of any forward: their gradients would be of another mask."""
+    with torch.inference_mode(False), torch.enable_grad():
+        model = copy.deepcopy(random_model(attention="eager"))
+        inputs = {"input_features": features(0)[None].clone()}
+        for layer in model.model.decoder.layers:
+            layer.forward = functools.partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
+        with patch(model, [SITE], attention="proportional"), pytest.raises(RuntimeError, match="outside of a forward"):
+            logits(model, inputs, use_cache=False).sum().backward()
+
+
+def test_a_cache_that_lost_what_tells_of_it():
+    model, inputs = random_model(), speech()
+    step = {"decoder_input_ids": torch.tensor([[7]]).expand(3, -1)}
+    with patch(model, [SITE]):
+        cache = model(**inputs, decoder_input_ids=PROMPT.expand(3, -1), use_cache=True).past_key_values
+        bare = EncoderDecoderCache(copy.deepcopy(cache.self_attention_cache), cache.cross_attention_cache)
+        bare.self_attention_cache.__class__ = DynamicCache
+        wanted = model(**inputs, **step, past_key_values=cache).logits
+        kept = copy.deepcopy(bare)
+        assert torch.equal(model(**inputs, **step, past_key_values=bare).logits, wanted)  # found again
+    with patch(model, [Site("memory", keep=0.3)]):
+        with pytest.raises(RuntimeError, match="and 18 were expected in each"):
+            model(**inputs, **step, past_key_values=kept)
+        half = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        hook = model.model.decoder.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(**inputs, decoder_input_ids=PROMPT.expand(3, -1), past_key_values=half)
+        hook.remove()
+        with pytest.raises(RuntimeError, match="the call that made them did not end"):
+            model(**inputs, **step, past_key_values=half)
+
+
+def test_columns_that_stand_for_no_row_are_seen():
+    """A reduction's lengths say what is there, its counts what it is made of."""
+
+    def uncounted(x, lengths, mergeable):
+        found = Site(0, keep=0.4).reduce(x, lengths, mergeable)
+        found = found._replace(lengths=found.lengths - torch.tensor([0, 3, 5][: len(x)], dtype=torch.int32))
+        return found._replace(counts=torch.zeros_like(found.counts))
+
+    model = random_model()
+    with patch(model, [Site("memory", reduction=uncounted)]):
+        together = logits(model, speech())
+        torch.testing.assert_close(together[:1], logits(model, row(speech(), 0)), atol=2e-5, rtol=2e-5)
+
+
 def test_attentions_in_a_tuple():
     with patch(random_model(attention="eager"), [SITE]) as handle, refused("return_dict"):
         handle.model(**speech(), decoder_input_ids=PROMPT.expand(3, -1), output_attentions=True, return_dict=False)
@@ -386,6 +434,8 @@ def test_a_decoder_called_around_its_model():
     memory = model.get_encoder()(speech()["input_features"])[0]
     with patch(model, [SITE]), pytest.raises(RuntimeError, match="called around the model"):
         model.get_decoder()(input_ids=PROMPT.expand(3, -1), encoder_hidden_states=memory)
+    with patch(model, [SITE]), pytest.raises(RuntimeError, match="called around the model"):
+        model.get_decoder()(PROMPT.expand(3, -1), None, memory)
 
 
 def test_padding_in_the_middle_of_features():

@@ -81,6 +81,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import (
+        GenerationConfig,
         PreTrainedTokenizerFast,
         WhisperConfig,
         WhisperFeatureExtractor,
@@ -88,8 +89,9 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
     path = tmp_path_factory.mktemp("random-whisper")
-    special = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((*special, *WORDS))}, unk_token=special[0]))
+    special = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")  # timestamps would follow the last one
+    every = (*special[:2], *WORDS, special[2])
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(every)}, unk_token=special[0]))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=special[0], eos_token=special[0])
     fast.add_special_tokens({"additional_special_tokens": list(special[1:])})
@@ -121,8 +123,8 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "position" not in name:
                 weight.normal_(std=1.3 * weight[0].numel() ** -0.5)
-    model.generation_config.no_timestamps_token_id = 2
-    model.generation_config.is_multilingual = False
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "decoder_start_token_id": 1}
+    model.generation_config = GenerationConfig(**ends, no_timestamps_token_id=7, is_multilingual=False, max_length=64)
     model.save_pretrained(path)
     return path
 

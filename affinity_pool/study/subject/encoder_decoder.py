@@ -53,8 +53,13 @@ class EncoderDecoder(Subject):
         """The decoder's prompt: where it starts, and that it is to write no timestamps; of those that know several
         languages also the language and the task."""
         features = self.features(inputs)
-        prompt = PROMPT if getattr(self.model.generation_config, "is_multilingual", False) else 2
-        return torch.full((features.shape[0],), prompt, device=features.device)
+        return torch.full((features.shape[0],), PROMPT if self._multilingual else 2, device=features.device)
+
+    @property
+    def _multilingual(self) -> bool:
+        """Whether it is to be told its task. The language it finds itself, unless its generation settings say one."""
+        settings = self.model.generation_config
+        return bool(getattr(settings, "is_multilingual", False) and getattr(settings, "task_to_id", None))
 
     def prefill_flops(self, text: float, audio: float, after: Mapping[Layer, float] | None = None) -> Flops:
         (left,) = (after or {}).values() or (audio,)
@@ -81,12 +86,16 @@ class EncoderDecoder(Subject):
                 first(scores)  # type: ignore[misc]  # None has been shown to
             return scores
 
-        longest = min(longest, self.config.max_target_positions - PROMPT)  # more than it has room for is refused
+        room = self.config.max_target_positions - PROMPT  # generate() refuses more
+        if exactly and longest > room:
+            raise InputError(f"{longest} new tokens are more than the {room} that this model has room for")
+        longest = min(longest, room)
         least = {"min_new_tokens": longest} if exactly else {}
         tokens: Tensor = self.model.generate(
             **inputs,
             max_new_tokens=longest,
             return_timestamps=False,
+            **({"task": "transcribe"} if self._multilingual else {}),
             logits_processor=LogitsProcessorList([watch]),
             **GREEDY,
             **least,

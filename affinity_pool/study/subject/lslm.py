@@ -100,6 +100,10 @@ class Lslm(Subject):
             asked = parse_sites(str(sites), self.pooled_depth, attention).pooling
         else:
             asked = Pooling(tuple(sites), attention=attention)
+        return self.resolved(asked)
+
+    def resolved(self, asked: Pooling) -> Pooling:
+        """The same with nothing left open; raises what :meth:`pooling` does."""
         try:
             with self.patched(asked) as handle:
                 return Pooling(handle.sites, handle.positions, handle.attention)

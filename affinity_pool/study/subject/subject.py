@@ -168,7 +168,7 @@ class Subject:
 
     @contextmanager
     def encoded_once(self) -> Iterator[None]:
-        """Within, the encoder runs for the first forward only, and its output serves all that follow.
+        """Within, the encoder runs for the first forward, and its output serves all that follow with the same input.
 
         Conditions differ in what the decoder gets, and the encoder takes most of a small model's time.
         """
@@ -177,12 +177,17 @@ class Subject:
             yield
             return
         before, forward = vars(encoder).get("forward"), encoder.forward
-        outputs: list[Any] = []
+        known: list[tuple[list[Tensor], Any]] = []
 
         def once(*args: Any, **kwargs: Any) -> Any:
-            if not outputs:
-                outputs.append(forward(*args, **kwargs))
-            return outputs[0]
+            given = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
+            for heard, output in known:
+                if len(heard) == len(given) and all(map(torch.equal, heard, given)):
+                    return output
+            output = forward(*args, **kwargs)
+            if not known:
+                known.append((given, output))
+            return output
 
         encoder.forward = once
         try:

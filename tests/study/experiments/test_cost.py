@@ -173,7 +173,7 @@ def test_a_config_may_be_a_folder_or_a_file(folder: Path, tmp_path: Path) -> Non
     ):
         config_of(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match=r"is a bert model: .* for the Qwen2-Audio architecture only"):
+    with pytest.raises(InputError, match=r"is a bert model: .* for the architectures of Qwen2-Audio and Whisper only"):
         config_of(str(tmp_path))
 
 

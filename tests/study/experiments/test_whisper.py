@@ -48,6 +48,13 @@ def test_its_tokens_are_of_the_window_and_those_heard_of_the_recording(model: Wh
     assert model.audio_positions(inputs).sum(1).tolist() == [100, 100, 100]
     assert model.heard_positions(inputs, [one.seconds for one in audio]).sum(1).tolist() == [95, 65, 50]
     assert model.text_tokens(inputs).tolist() == [2, 2, 2]
+    seen: list[torch.Tensor] = []
+    hook = model.decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    model.generate(inputs, longest=1)
+    hook.remove()
+    assert seen[0].tolist() == [[1, 7]] * 3
     assert model.pooled_depth is None
     assert model.pooling(model.sites) == Pooling((Site("memory", 0.96, 1),), "keep", "proportional")
 
@@ -172,6 +179,19 @@ def test_an_answer_has_exactly_as_many_tokens_as_asked_for(model: Whisper, corpu
 
 
 # What cannot work.
+
+
+def test_more_tokens_than_there_is_room_for(model: Whisper, corpus: Path) -> None:
+    inputs = model.inputs(open_data(corpus)[0].load(model.rate), "transcribe")
+    with pytest.raises(InputError, match="500 new tokens are more than the 60"):
+        model.generate(inputs, 500, exactly=True)
+
+
+def test_positions_of_what_has_none(whisper: Path, corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sites.json"
+    file.write_text(json.dumps({"sites": [{"layer": "memory", "keep": 0.5}], "positions": "compact"}))
+    options = "--data", corpus, "--out", tmp_path / "out", "--device", "cpu"
+    assert "positions='compact'" in refused("eval", "--model", whisper, "--sites", file, *options)
 
 
 @pytest.mark.parametrize("command", ["probe", "oracle", "calibrate"])

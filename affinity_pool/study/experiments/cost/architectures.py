@@ -160,8 +160,9 @@ def random_model(config: Config, device: torch.device, dtype: torch.dtype) -> An
     finally:
         torch.set_default_dtype(before)
     if whisper:
-        # before the 1501 timestamps, if there are so many tokens
-        model.generation_config.no_timestamps_token_id = config.vocab_size - (1502 if config.vocab_size > 1502 else 1)
+        model.generation_config.no_timestamps_token_id = (
+            config.vocab_size - 1
+        )  # none follow: else a window would be cut
         model.generation_config.is_multilingual = False  # no language is detected: that would be a second prefill
     else:
         model.generation_config.pad_token_id = 0

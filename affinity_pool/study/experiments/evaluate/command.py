@@ -91,6 +91,8 @@ def evaluate(
         session = open_session("eval", common, check=check)
         lslm = session.lslm
         chosen = choices(sites or [lslm.sites], lslm.pooled_depth)
+        for choice in chosen:
+            lslm.resolved(choice.pooling)
         conditions = evaluate.conditions(chosen, names, seed)
         options = {
             "conditions": [condition.name for condition in conditions],
