@@ -196,8 +196,8 @@ class MemoryCalls(Calls):
         if widths != {wanted}:
             raise RuntimeError(
                 f"the cache has cross-attention keys of {', '.join(map(str, sorted(widths)))} columns in its layers, "
-                f"and {wanted} were expected in each: the call that made them did not end, or they were pooled by another "
-                "rule. Start with a new cache"
+                f"and {wanted} were expected in each: the call that made them did not end, or they were pooled by "
+                "another rule. Start with a new cache"
             )
 
     def _pool(self, call: _Attending, hidden: Tensor, mask: Tensor | None) -> Tensor:
