@@ -185,7 +185,7 @@ def test_decoders_without_full_attention_everywhere():
         ([Site(4)], ValueError, "layers 0 to 3"),
         ([(0, 0.9, 1)], TypeError, "must hold affinity_pool.Site"),
         (3, TypeError, "a preset, a list of Site or a path"),
-        ("agressive", FileNotFoundError, "neither a preset .conservative, aggressive, aggressive-counted. nor"),
+        ("agressive", FileNotFoundError, "neither a preset .conservative, aggressive, aggressive-counted, memory. nor"),
     ],
 )
 def test_sites_that_make_no_sense(model, sites, error, match):

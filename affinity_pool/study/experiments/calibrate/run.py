@@ -247,14 +247,14 @@ class Search:
         )
         sites = [(site,) for site in candidates(curves.rows, self.windows, self.layers)]
         at_one_layer = self._answer(step, "alone", sites).rows
-        alone = measured(config, sites, at_one_layer, self.criterion)
+        alone = measured(self.lslm, sites, at_one_layer, self.criterion)
 
         unpooled = by_condition(at_one_layer)[UNPOOLED.name]
         text = float(np.mean([answer["text_tokens"] for answer in unpooled]))
         audio = float(np.mean([answer["audio_tokens"] for answer in unpooled]))
         trials = promising(alone, self.budget, config, text, audio)
         last = self._answer(step, "together", trials)
-        together = measured(config, trials, last.rows, self.criterion)
+        together = measured(self.lslm, trials, last.rows, self.criterion)
         pairs = self._beside_shares(step, [trial for trial in together if self.budget.met(trial)], last.rows)
         kept = [shares for _, shares in pairs]
         return Found(best(together, self.budget), best(kept, self.budget), alone, together, pairs, last)
@@ -268,7 +268,7 @@ class Search:
         groups = by_condition(answers)
         shares = [as_shares(groups[trial.name]) for trial in trials]
         once = list(dict.fromkeys(shares))  # trials may leave the same
-        found = measured(self.lslm.config, once, self._answer(step, "shares", once).rows, self.criterion)
+        found = measured(self.lslm, once, self._answer(step, "shares", once).rows, self.criterion)
         of = dict(zip(once, found, strict=True))
         return [(trial, of[sites]) for trial, sites in zip(trials, shares, strict=True)]
 
