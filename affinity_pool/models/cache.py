@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from .keys import SiteState
+from .keys import SiteState, selected
 from .running import Patched, PooledBy, Prefill, innermost
 
 # What layers call it in transformers 4.55; what models call it, and layers from 4.56 on; what both call it since 5.24,
@@ -36,7 +36,17 @@ def check_owner(pooled_by: PooledBy, patched: Patched | None) -> None:
         )
 
 
-class PooledCache(DynamicCache):
+class OwnedCache(DynamicCache):
+    """A ``DynamicCache`` that only a model patched like the one that pooled can continue."""
+
+    pooled_by: PooledBy
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        check_owner(self.pooled_by, innermost())
+        return super().update(*args, **kwargs)
+
+
+class PooledCache(OwnedCache):
     """A ``DynamicCache`` that a patched model has pooled. Only a model patched alike can continue it."""
 
     states: dict[int, SiteState]
@@ -44,7 +54,6 @@ class PooledCache(DynamicCache):
     """``[B, L]`` bool: the audio tokens of the prefill, in the caller's columns."""
     mask: Tensor | None
     """``[B, L]`` the attention mask of the prefill; None: nothing was padding."""
-    pooled_by: PooledBy
 
     @classmethod
     def adopt(cls, cache: Any, call: Prefill) -> None:
@@ -65,10 +74,6 @@ class PooledCache(DynamicCache):
                 "attention_mask is not what it was when the prompt was pooled: tokens that have merged cannot be "
                 "hidden one by one. Prefill the conversation afresh with this mask"
             )
-
-    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        check_owner(self.pooled_by, innermost())
-        return super().update(*args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of the caller for layer 0, which is what ``generate`` asks for; columns for any other."""
@@ -129,6 +134,4 @@ class PooledCache(DynamicCache):
     def _select(self, rows: Tensor) -> None:
         for state in self.states.values():
             state.select(rows)
-        self.audio = self.audio[rows.to(self.audio.device)]
-        if self.mask is not None:
-            self.mask = self.mask[rows.to(self.mask.device)]
+        self.audio, self.mask = selected(self.audio, rows), selected(self.mask, rows)

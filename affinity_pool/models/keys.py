@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -41,9 +42,14 @@ class SiteState:
 
     def select(self, rows: Tensor) -> None:
         """Follow the batch to these rows, as the keys do."""
-        if self.valid is not None:
-            self.valid = self.valid[rows.to(self.valid.device)]
-        if self.shift is not None:
-            self.shift = self.shift[rows.to(self.shift.device)]
-        if self.log_sizes is not None:
-            self.log_sizes = self.log_sizes[rows.to(self.log_sizes.device)]
+        self.valid, self.shift = selected(self.valid, rows), selected(self.shift, rows)
+        self.log_sizes = selected(self.log_sizes, rows)
+
+
+@overload
+def selected(x: Tensor, rows: Tensor) -> Tensor: ...
+@overload
+def selected(x: None, rows: Tensor) -> None: ...
+def selected(x: Tensor | None, rows: Tensor) -> Tensor | None:
+    """These rows of what a cache knows beside its keys; None of nothing."""
+    return None if x is None else x[rows.to(x.device)]

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from ..reference import rows_left
-from .cache import cache_of, check_owner
+from .cache import OwnedCache, cache_of
 from .calls import Calls, Hook, HookResult
+from .keys import selected
 from .masks import attention_mask, log_sizes
-from .refusals import check_implementation
-from .running import Call, PooledBy, PooledCall, current, innermost
+from .refusals import check_implementation, check_runs_once
+from .running import Call, Patched, PooledBy, PooledCall, current
 from .sites import MEMORY
 from .stats import PrefillStats, SiteRecord, prefill_stats
 
@@ -43,12 +44,8 @@ class Memory:
 
     def select(self, rows: Tensor) -> None:
         """Follow the batch to these rows, as the keys do."""
-        rows = rows.to(self.counts.device)
-        self.segment_ids, self.counts = self.segment_ids[rows], self.counts[rows]
-        if self.valid is not None:
-            self.valid = self.valid[rows]
-        if self.log_sizes is not None:
-            self.log_sizes = self.log_sizes[rows]
+        self.segment_ids, self.counts = selected(self.segment_ids, rows), selected(self.counts, rows)
+        self.valid, self.log_sizes = selected(self.valid, rows), selected(self.log_sizes, rows)
 
     def mask(self, implementation: str, hidden: Tensor) -> Tensor | None:
         """For queries ``hidden [B, T, D]``."""
@@ -62,16 +59,6 @@ class Memory:
         return share.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, 0)
 
 
-class _OwnKeys(DynamicCache):
-    """The decoder's own keys beside pooled ones of cross-attention: every step adds to them, and is checked here."""
-
-    pooled_by: PooledBy
-
-    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        check_owner(self.pooled_by, innermost())
-        return super().update(*args, **kwargs)
-
-
 class PooledMemoryCache(EncoderDecoderCache):
     """An ``EncoderDecoderCache`` with pooled cross-attention. Only a model patched alike can continue it."""
 
@@ -82,8 +69,8 @@ class PooledMemoryCache(EncoderDecoderCache):
         """Turn the cache of a running call into a pooled one, in place: the caller holds this very object."""
         cache.__class__ = cls
         cache.memory = memory  # type: ignore[attr-defined]  # it is one of cls now
-        own: Any = cache.self_attention_cache
-        own.__class__, own.pooled_by = _OwnKeys, pooled_by
+        own: Any = cache.self_attention_cache  # every step adds to it, and so is checked
+        own.__class__, own.pooled_by = OwnedCache, pooled_by
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # says LongTensor, takes any
@@ -116,6 +103,13 @@ class _Attending(PooledCall):
 class MemoryCalls(Calls):
     """A patched encoder-decoder model."""
 
+    def __init__(self, patched: Patched) -> None:
+        super().__init__(patched)
+        if patched.positions != "keep":
+            raise ValueError(
+                f"positions={patched.positions!r}, but what a decoder attends to has none: leave positions out"
+            )
+
     def begin(self, kwargs: dict[str, Any]) -> Call:
         patched = self.patched
         config = patched.decoder.config
@@ -132,14 +126,7 @@ class MemoryCalls(Calls):
                 "output_attentions with return_dict=False: pooled cross-attention is spread over the encoder's tokens "
                 "by its name in the output. Leave return_dict out"
             )
-        checkpointed = any(
-            getattr(part, "gradient_checkpointing", False) for part in (patched.decoder, *patched.decoder.layers)
-        )
-        if patched.decoder.training and checkpointed:
-            raise NotImplementedError(
-                "gradient checkpointing would run the layers a second time without their pooled masks: "
-                "call model.gradient_checkpointing_disable(), or model.eval()"
-            )
+        check_runs_once(patched.decoder)
         return _Attending(patched)
 
     def end(self, call: PooledCall, output: Any) -> Any:
@@ -151,8 +138,8 @@ class MemoryCalls(Calls):
 
     def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
         yield self.patched.decoder, self._at_decoder
-        for index, attention in enumerate(cross_attentions(self.patched.decoder, cast(str, self.patched.attends))):
-            yield attention, partial(self._at_attention, index)
+        for index, layer in enumerate(self.patched.decoder.layers):
+            yield getattr(layer, cast(str, self.patched.attends)), partial(self._at_attention, index)
 
     def to_pass(self) -> range:
         decoder = self.patched.decoder
@@ -246,11 +233,6 @@ class MemoryCalls(Calls):
         return args, kwargs | {"attention_mask": call.mask}
 
 
-def cross_attentions(decoder: Any, name: str) -> list[nn.Module]:
-    """Of each layer of a decoder what attends to the encoder."""
-    return [getattr(layer, name) for layer in decoder.layers]
-
-
 def check_memory(model: Any, decoder: Any, name: str) -> None:
     """Refuse heads of a family that have no decoder attending to an encoder."""
     if not hasattr(decoder, "layers") or not all(hasattr(layer, name) for layer in decoder.layers):
@@ -284,7 +266,7 @@ def _check_cache(cache: Any) -> None:
         return
     parts: list[Any] = [getattr(cache, f"{name}_attention_cache", None) for name in ("self", "cross")]
     plain = all(
-        type(part) in (DynamicCache, _OwnKeys) and all(type(layer) is DynamicLayer for layer in part.layers)
+        type(part) in (DynamicCache, OwnedCache) and all(type(layer) is DynamicLayer for layer in part.layers)
         for part in parts
     )
     if not plain or any(getattr(part, "offloading", False) for part in parts):

@@ -89,10 +89,6 @@ def patch(
         check_positions(positions if positions is not None else asked.positions or "keep"),
         check_attention(attention if attention is not None else asked.attention or "plain"),
     )
-    if family.attends is not None and patched.positions != "keep":
-        raise ValueError(
-            f"positions={patched.positions!r}, but what a decoder attends to has none: leave positions out"
-        )
     return Handle(family.calls(patched))
 
 

@@ -53,7 +53,13 @@ def check_prefill(kwargs: dict[str, Any], patched: Patched) -> None:
         raise NotImplementedError(
             "attention_mask must be 2-D, [batch, tokens], while pooling: the patch builds the causal masks itself"
         )
-    if decoder.training and getattr(decoder.layers[0], "gradient_checkpointing", False):
+    check_runs_once(decoder)
+
+
+def check_runs_once(decoder: Any) -> None:
+    """Refuse layers that the backward pass runs again, outside of the call that pooled."""
+    parts = (decoder, *decoder.layers)
+    if decoder.training and any(getattr(part, "gradient_checkpointing", False) for part in parts):
         raise NotImplementedError(
             "gradient checkpointing would run the layers a second time without their pooled masks: "
             "call model.gradient_checkpointing_disable(), or model.eval()"

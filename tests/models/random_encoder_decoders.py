@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -122,6 +123,16 @@ _MADE: dict[str, Callable[[], Any]] = {
     "seamless_m4t_v2": _seamless,
 }
 FAMILIES = tuple(_MADE)
+# Thresholds at which some of every family's random memory merges, and not all of it.
+_THRESHOLD = {"whisper": 0.85, "moonshine": 0.7, "speech_to_text": 0.98, "seamless_m4t_v2": 0.55}
+
+BOTH = pytest.mark.parametrize("attention", ["plain", "proportional"])
+EVERY = pytest.mark.parametrize("family", FAMILIES)
+
+
+def some(family: str) -> Site:
+    """That merges some of a family's random memory."""
+    return Site("memory", threshold=_THRESHOLD[family], window=1)
 
 
 @functools.cache
@@ -168,6 +179,12 @@ def row(inputs: dict[str, Tensor], index: int) -> dict[str, Tensor]:
 
 
 PROMPT = torch.tensor([[SOT, EN, TRANSCRIBE, 5, 6]])
+
+
+def logits(model: Any, inputs: dict[str, Tensor], tokens: Tensor = PROMPT, **options: Any) -> Tensor:
+    """Of every token of the same answer in each row."""
+    rows = next(iter(inputs.values())).shape[0]
+    return model(**inputs, decoder_input_ids=tokens.expand(rows, -1), **options).logits
 
 
 @contextmanager

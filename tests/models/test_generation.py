@@ -19,9 +19,10 @@ def test_sampling_with_one_seed_draws_the_same_tokens_with_and_without_cache(any
         assert torch.equal(cached, tokens(any_model, speech, do_sample=True, temperature=0.7, use_cache=False))
 
 
+@pytest.mark.parametrize("attention", ["plain", "proportional"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_beam_search_of_a_batch_finds_the_beams_of_each_row(any_model, speech, positions, dual):
-    with patch(any_model, dual, positions=positions):
+def test_beam_search_of_a_batch_finds_the_beams_of_each_row(any_model, speech, positions, dual, attention):
+    with patch(any_model, dual, positions=positions, attention=attention):
         together = tokens(any_model, speech, num_beams=3)
         assert torch.equal(together, tokens(any_model, speech, num_beams=3, use_cache=False))
         for row, alone in zip(together, SPEECH, strict=True):
@@ -35,12 +36,13 @@ def test_several_returned_sequences_continue_one_prompt(model, dual):
         assert torch.equal(out[0], tokens(model, SPEECH[0], num_beams=4)[0])
 
 
+@pytest.mark.parametrize("attention", ["plain", "proportional"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_prompt_lookup_decoding_gives_the_greedy_tokens(any_model, positions, dual):
+def test_prompt_lookup_decoding_gives_the_greedy_tokens(any_model, positions, dual, attention):
     """Assisted decoding prefills candidates with the prompt and crops the cache when it rejects them."""
     row = prompt("ab", 20, "cdecdecde", seed=11)
     row["input_ids"][0, -9:] = torch.tensor([40, 41, 42] * 3)
-    with patch(any_model, dual, positions=positions):
+    with patch(any_model, dual, positions=positions, attention=attention):
         greedy = tokens(any_model, row, new=12, eos_token_id=1)
         assert torch.equal(tokens(any_model, row, new=12, eos_token_id=1, prompt_lookup_num_tokens=3), greedy)
 

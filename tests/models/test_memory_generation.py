@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from random_encoder_decoders import (
+    BOTH,
     EN,
     FRAMES,
     KEPT,
@@ -22,7 +23,6 @@ from random_encoder_decoders import (
 
 from affinity_pool.models import Site, patch
 
-BOTH = pytest.mark.parametrize("attention", ["plain", "proportional"])
 SOME = Site("memory", threshold=0.92, window=1)
 ENGLISH = {"language": "en", "task": "transcribe"}
 

@@ -278,11 +278,14 @@ def test_the_cache_counts_the_callers_tokens(model, speech, dual):
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("sites", SITES.values(), ids=SITES)
+@pytest.mark.parametrize("attention", ["plain", "proportional"])
 @pytest.mark.parametrize("lengths", [(4, 4, 4), (1, 4, 3)], ids=["even-turn", "padded-turn"])
-def test_a_second_turn_on_the_returned_cache_equals_a_fresh_prefill(any_model, speech, sites, positions, lengths):
+def test_a_second_turn_on_the_returned_cache_equals_a_fresh_prefill(
+    any_model, speech, sites, positions, lengths, attention
+):
     turn = torch.arange(40, 44).expand(3, -1)
     mask = (torch.arange(4) >= 4 - torch.tensor(lengths)[:, None]).long()  # a shorter turn is padded in the middle
-    with patch(any_model, sites, positions=positions):
+    with patch(any_model, sites, positions=positions, attention=attention):
         first = any_model.generate(**speech, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
         answer = first.sequences[:, speech["input_ids"].shape[1] :]
         conversation = {

@@ -194,46 +194,6 @@ def test_a_batch_gives_each_row_alone_and_the_cache_what_no_cache_does(any_model
             torch.testing.assert_close(row, steps(any_model, alone)[0], **CLOSE)
 
 
-@each_positions
-def test_beams_of_a_batch_are_those_of_each_row_with_cache_and_without(any_model, speech, positions, dual):
-    with proportional(any_model, dual, positions=positions):
-        together = tokens(any_model, speech, num_beams=3)
-        assert torch.equal(together, tokens(any_model, speech, num_beams=3, use_cache=False))
-        for row, alone in zip(together, SPEECH, strict=True):
-            assert torch.equal(row, tokens(any_model, alone, num_beams=3)[0])
-
-
-@each_positions
-@each_sites
-@pytest.mark.parametrize("lengths", [(4, 4, 4), (1, 4, 3)], ids=["even-turn", "padded-turn"])
-def test_a_second_turn_on_the_cache_equals_a_fresh_prefill(any_model, speech, sites, positions, lengths):
-    turn = torch.arange(40, 44).expand(3, -1)
-    mask = (torch.arange(4) >= 4 - torch.tensor(lengths)[:, None]).long()
-    with proportional(any_model, sites, positions=positions):
-        first = any_model.generate(**speech, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
-        answer = first.sequences[:, speech["input_ids"].shape[1] :]
-        conversation = {
-            "input_ids": torch.cat([first.sequences, turn * mask], 1),
-            "attention_mask": torch.cat([speech["attention_mask"], torch.ones_like(answer), mask], 1),
-        }
-        continued = steps(any_model, conversation | {"past_key_values": first.past_key_values})
-        fresh = [
-            row | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            for row, said, asked, length in zip(SPEECH, answer, turn, lengths, strict=True)
-            for ids in [torch.cat([row["input_ids"][0], said, asked[4 - length :]])[None]]
-        ]
-        torch.testing.assert_close(continued, steps(any_model, batch(fresh)), **CLOSE)
-
-
-@each_positions
-def test_prompt_lookup_decoding_gives_the_greedy_tokens(any_model, positions, dual):
-    row = prompt("ab", 20, "cdecdecde", seed=11)
-    row["input_ids"][0, -9:] = torch.tensor([40, 41, 42] * 3)
-    with proportional(any_model, dual, positions=positions):
-        greedy = tokens(any_model, row, new=12, eos_token_id=1)
-        assert torch.equal(tokens(any_model, row, new=12, eos_token_id=1, prompt_lookup_num_tokens=3), greedy)
-
-
 def continued(model: Any, cache: Any, rows: int) -> Tensor:
     return model(input_ids=torch.arange(40, 42).expand(rows, -1), past_key_values=cache).logits
 

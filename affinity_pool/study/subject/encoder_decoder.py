@@ -6,22 +6,20 @@ is often silence. Of every recording the tokens of its own seconds are told apar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
 
 from ...models import Layer
 from ..data.audio import Audio
 from ..efficiency.flops import Flops, attending_flops
 from ..errors import InputError
 from .lslm import Lslm
-from .subject import GREEDY, LONGEST_ANSWER, Subject, entering_and_leaving
+from .subject import Subject
 
 PROMPT = 4  # tokens of the decoder's, at most
 
@@ -39,6 +37,11 @@ class EncoderDecoder(Subject):
         """Of the encoder: in the decoder there is no audio."""
         assert self.encoder is not None
         return self.encoder.layers  # type: ignore[return-value]  # a ModuleList
+
+    @property
+    def _last_of_audio(self) -> torch.nn.Module:
+        assert self.encoder is not None
+        return self.encoder
 
     def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         features = self.features(inputs)
@@ -68,47 +71,20 @@ class EncoderDecoder(Subject):
     def columns(self, inputs: Mapping[str, Tensor]) -> tuple[int, int]:
         return int(self.text_tokens(inputs)[0]), self.audio_positions(inputs).shape[1]
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        inputs: Mapping[str, Tensor],
-        longest: int = LONGEST_ANSWER,
-        first: Callable[[Tensor], object] | None = None,
-        exactly: bool = False,
-        **settings: Any,
-    ) -> Tensor:
-        shown = first is None
-
-        def watch(ids: Tensor, scores: Tensor) -> Tensor:
-            nonlocal shown
-            if not shown:
-                shown = True
-                first(scores)  # type: ignore[misc]  # None has been shown to
-            return scores
-
+    def _limits(self, longest: int, exactly: bool) -> dict[str, Any]:
         room = self.config.max_target_positions - PROMPT  # generate() refuses more
         if exactly and longest > room:
             raise InputError(f"{longest} new tokens are more than the {room} that this model has room for")
         longest = min(longest, room)
-        least = {"min_new_tokens": longest} if exactly else {}
-        tokens: Tensor = self.model.generate(
-            **inputs,
-            max_new_tokens=longest,
-            return_timestamps=False,
+        return {
+            "max_new_tokens": longest,
+            "return_timestamps": False,
+            **({"min_new_tokens": longest} if exactly else {}),
             **({"task": "transcribe"} if self._multilingual else {}),
-            logits_processor=LogitsProcessorList([watch]),
-            **GREEDY,
-            **least,
-            **settings,
-        )
-        return tokens
+        }
 
-    @contextmanager
-    def hidden_states(self, measure: Callable[[Tensor], None]) -> Iterator[None]:
-        """What enters each encoder layer, and what leaves the encoder."""
-        assert self.encoder is not None
-        with entering_and_leaving(self.audio_layers, self.encoder, measure):
-            yield
+    def _told(self, inputs: Mapping[str, Tensor]) -> int:
+        return 0
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,11 @@ class Subject:
         """Those that audio tokens pass."""
         return self.layers
 
+    @property
+    def _last_of_audio(self) -> torch.nn.Module:
+        """What they leave at last."""
+        return self.layers[-1]
+
     def audio_positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``[B, T]`` bool: which tokens are audio, of those that the first site is given."""
         return inputs["input_ids"] == self.family.audio_token_id(self.config)
@@ -154,17 +159,26 @@ class Subject:
             exactly: not fewer either: no token ends an answer, so that the work is the same whatever is said.
             settings: more of ``model.generate``'s.
         """
-        prompt = inputs["input_ids"].shape[1]
+        shown = False
 
         def watch(ids: Tensor, scores: Tensor) -> Tensor:
-            if first is not None and ids.shape[1] == prompt:
+            nonlocal shown
+            if first is not None and not shown:
+                shown = True
                 first(scores)
             return scores
 
-        least = {"eos_token_id": None} if exactly else {}
         watching = {} if first is None else {"logits_processor": LogitsProcessorList([watch])}
-        tokens = self.model.generate(**inputs, max_new_tokens=longest, **GREEDY, **watching, **least, **settings)
-        return tokens[:, prompt:]
+        tokens = self.model.generate(**inputs, **GREEDY, **self._limits(longest, exactly), **watching, **settings)
+        return tokens[:, self._told(inputs) :]
+
+    def _limits(self, longest: int, exactly: bool) -> dict[str, Any]:
+        """What tells ``model.generate`` how many tokens :meth:`generate` is to make."""
+        return {"max_new_tokens": longest, **({"eos_token_id": None} if exactly else {})}
+
+    def _told(self, inputs: Mapping[str, Tensor]) -> int:
+        """Tokens of the prompt that ``model.generate`` returns before the new ones."""
+        return inputs["input_ids"].shape[1]
 
     @contextmanager
     def encoded_once(self) -> Iterator[None]:
@@ -177,17 +191,17 @@ class Subject:
             yield
             return
         before, forward = vars(encoder).get("forward"), encoder.forward
-        known: list[tuple[list[Tensor], Any]] = []
+        heard: list[Tensor] = []
+        kept: Any = None
 
         def once(*args: Any, **kwargs: Any) -> Any:
+            nonlocal heard, kept
             given = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
-            for heard, output in known:
-                if len(heard) == len(given) and all(map(torch.equal, heard, given)):
-                    return output
-            output = forward(*args, **kwargs)
-            if not known:
-                known.append((given, output))
-            return output
+            if kept is None:
+                heard, kept = given, forward(*args, **kwargs)
+                return kept
+            same = len(heard) == len(given) and all(map(torch.equal, heard, given))
+            return kept if same else forward(*args, **kwargs)
 
         encoder.forward = once
         try:
@@ -200,26 +214,17 @@ class Subject:
     @contextmanager
     def hidden_states(self, measure: Callable[[Tensor], None]) -> Iterator[None]:
         """Show ``measure`` what enters each of :attr:`audio_layers`, in order, and what leaves the last one."""
-        with entering_and_leaving(self.layers, self.layers[-1], measure):
+
+        def entering(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            measure(args[0])
+
+        def leaving(layer: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            measure(output if isinstance(output, Tensor) else output[0])
+
+        hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in self.audio_layers]
+        hooks.append(self._last_of_audio.register_forward_hook(leaving))
+        try:
             yield
-
-
-@contextmanager
-def entering_and_leaving(
-    layers: Sequence[torch.nn.Module], last: torch.nn.Module, measure: Callable[[Tensor], None]
-) -> Iterator[None]:
-    """Show ``measure`` what enters each of ``layers``, and what leaves ``last``."""
-
-    def entering(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        measure(args[0])
-
-    def leaving(layer: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        measure(output if isinstance(output, Tensor) else output[0])
-
-    hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in layers]
-    hooks.append(last.register_forward_hook(leaving))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+        finally:
+            for hook in hooks:
+                hook.remove()
