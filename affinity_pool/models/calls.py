@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import nn
 
+from .modules import Hook
 from .running import Call, Patched, PooledCall
 from .stats import PrefillStats, SiteRecord
-
-HookResult = tuple[tuple[Any, ...], dict[str, Any]] | None
-Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], HookResult]
-"""Of a module, its positional and its keyword arguments; what to call it with instead, None: with the same."""
 
 
 class Calls(ABC):

@@ -43,14 +43,21 @@ class Forward:
         named = {**dict(zip(self.__signature__.parameters, args, strict=False)), **kwargs} if args else kwargs.copy()
         for name in self.calls.takes:
             kwargs.pop(name, None)
+        self.changes.follow(self.calls.patched.decoder.layers)
         call = self.calls.begin(named)
+        targets = None
         if isinstance(call, Prefill):
             prepare(call)
+            if (targets := call.targets) is not None:
+                args, kwargs = (), {name: named[name] for name in named if name not in self.calls.takes}
+                kwargs |= targets.handed
         outer = enter(call)
         try:
             output = self.forward(*args, **kwargs)
         finally:
             leave(outer)
+            if targets is not None:
+                targets.restore()
         if not isinstance(call, PooledCall):
             return output
         _check_passed(call, self.calls.to_pass())

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .cache import check_owner
-from .calls import Hook
 from .keys import SiteState
 from .layers import AUDIO_POSITIONS, LayerCalls
-from .refusals import check_labels
+from .modules import Hook
 from .running import Call, Continuation, LayerCall, Patched, PooledBy, PooledCall, Prefill, current, innermost
 
 
@@ -68,6 +67,11 @@ class KimiAudioCalls(LayerCalls):
                 "attention='proportional' adds to attention scores, and Kimi-Audio's layers take no mask that could "
                 "bring it: leave attention at 'plain'"
             )
+        if patched.logits == "expanded":
+            raise NotImplementedError(
+                "logits='expanded': Kimi-Audio has logits of two kinds, which are left at the columns that merged: "
+                "leave logits at 'pooled'"
+            )
 
     def begin(self, kwargs: dict[str, Any]) -> Call:
         patched, cache = self.patched, kwargs.get("past_key_values")
@@ -93,7 +97,7 @@ class KimiAudioCalls(LayerCalls):
         return Call(patched)
 
     def prefill_from(
-        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+        self, call: Prefill, layer: int, starts: Tensor, filled: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
     ) -> None:
         assert call.positions is not None
         if self.patched.positions == "keep":
@@ -170,7 +174,10 @@ def _check_prefill(kwargs: dict[str, Any]) -> None:
         raise NotImplementedError(
             "audio on top of a filled KV cache is not supported: prefill the whole conversation afresh"
         )
-    check_labels(kwargs)
+    if kwargs.get("labels") is not None:
+        raise NotImplementedError(
+            "labels cannot be used: Kimi-Audio's code computes no loss. Compute it from the logits yourself"
+        )
 
 
 def _is_cache(part: Any) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .calls import Calls, Hook, HookResult
+from .calls import Calls
+from .modules import Hook, HookResult
 from .prefill import pool_at_site
+from .refusals import check_not_in_backward
 from .running import Continuation, LayerCall, Prefill, current
-from .sites import Site
 from .stats import PrefillStats, SiteRecord, prefill_stats
 
 AUDIO_POSITIONS = "audio_positions"
@@ -30,7 +31,7 @@ class LayerCalls(Calls):
 
     @abstractmethod
     def prefill_from(
-        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+        self, call: Prefill, layer: int, starts: Tensor, filled: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
     ) -> None:
         """Set what layers get from a site on (``call.override``), and note what decoding needs (``call.states``).
 
@@ -39,7 +40,7 @@ class LayerCalls(Calls):
                 the pooled columns.
             layer: the site's, at which columns have merged; ``hidden [B, T, D]`` and ``kwargs`` are what it was given.
             starts: ``[B, width]``, the column at which each pooled one begins.
-            lengths: ``[B]`` int32, the pooled columns of each row, which end at the right; None: none is padding.
+            filled: ``[B, width]`` bool, those of them that are not padding; None: none is.
         """
 
     @abstractmethod
@@ -57,9 +58,8 @@ class LayerCalls(Calls):
     def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
         layers = self.patched.decoder.layers
         yield self.patched.decoder, self._at_decoder
-        site_of = {site.layer: site for site in self.patched.sites}
         for index in self.to_pass():
-            yield layers[index], partial(self._at_layer, index, site_of.get(index))
+            yield layers[index], partial(self._at_layer, index)
         yield from self.more_hooks()
 
     def to_pass(self) -> range:
@@ -81,13 +81,15 @@ class LayerCalls(Calls):
             )
 
     def _at_layer(
-        self, index: int, site: Site | None, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HookResult:
         """Pool or go on at a site, and give each layer what holds since the last one."""
         call = current(self.patched)
+        if call is None:
+            check_not_in_backward()
         if not isinstance(call, LayerCall):
             return None
-        if site is not None and isinstance(call, Prefill):
+        if isinstance(call, Prefill) and (site := call.sites.get(index)) is not None:
             args = (pool_at_site(self, call, site, args[0], kwargs), *args[1:])
         elif isinstance(call, Continuation) and index in call.states:
             self.continue_from(call, index, args[0], kwargs)

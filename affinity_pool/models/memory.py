@@ -1,8 +1,8 @@
 """Pooling what a decoder attends to: the encoder's output in encoder-decoder models, the site ``"memory"``.
 
 A hook on the decoder pools the encoder's output in the call that fills the keys and values of cross-attention. There
-are no positions to keep. Hooks on the cross-attentions of its layers bring the mask that the pooled keys need, for rows
-of a batch are left with different lengths, and the sizes of merged tokens if those are to weigh. Both live on the cache
+are no positions to keep. Hooks on its layers bring the mask that the pooled keys need in cross-attention, for rows of a
+batch are left with different lengths, and the sizes of merged tokens if those are to weigh. Both live on the cache
 for the steps that follow. Weights of cross-attention, where a caller asks for them, are spread over the tokens that
 merged: Whisper's token timestamps are read from them.
 """
@@ -20,10 +20,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderC
 
 from ..reference import rows_left
 from .cache import OwnedCache, cache_of
-from .calls import Calls, Hook, HookResult
+from .calls import Calls
 from .keys import selected
 from .masks import attention_mask, log_sizes
-from .refusals import check_implementation, check_runs_once
+from .modules import Hook, HookResult
+from .refusals import check_implementation, check_not_in_backward, runs_again
 from .running import Call, Patched, PooledBy, PooledCall, current
 from .sites import MEMORY
 from .stats import PrefillStats, SiteRecord, prefill_stats
@@ -126,7 +127,6 @@ class MemoryCalls(Calls):
                 "output_attentions with return_dict=False: pooled cross-attention is spread over the encoder's tokens "
                 "by its name in the output. Leave return_dict out"
             )
-        check_runs_once(patched.decoder)
         return _Attending(patched)
 
     def end(self, call: PooledCall, output: Any) -> Any:
@@ -139,7 +139,7 @@ class MemoryCalls(Calls):
     def hooks(self) -> Iterator[tuple[nn.Module, Hook]]:
         yield self.patched.decoder, self._at_decoder
         for index, layer in enumerate(self.patched.decoder.layers):
-            yield getattr(layer, cast(str, self.patched.attends)), partial(self._at_attention, index)
+            yield layer, partial(self._at_layer, index)
 
     def to_pass(self) -> range:
         decoder = self.patched.decoder
@@ -189,7 +189,7 @@ class MemoryCalls(Calls):
 
     def _pool(self, call: _Attending, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """``[B, S, D]`` pooled: ``[B, M, D]``, as wide as its longest row; as it was, unless something merged."""
-        (site,) = self.patched.sites
+        site = self.patched.drawn()[MEMORY]
         before = [hidden.shape[1]] * hidden.shape[0]
         lengths, valid = None, hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
         if mask is not None:
@@ -198,8 +198,9 @@ class MemoryCalls(Calls):
             before = lengths.tolist()
             _check_padding(valid)
         pooled = site.reduce(hidden, lengths, None, left_padded=False)
-        after = pooled.lengths.tolist() if site.keep is None else [rows_left(tokens, site.keep) for tokens in before]
-        call.records = [SiteRecord(MEMORY, valid, before, after, pooled.segment_ids, pooled.counts)]
+        keep = cast("float | None", site.keep)
+        after = pooled.lengths.tolist() if keep is None else [rows_left(tokens, keep) for tokens in before]
+        call.records = [SiteRecord(site, valid, before, after, pooled.segment_ids, pooled.counts)]
         if after == before:
             return hidden
         width = max(after)
@@ -209,28 +210,23 @@ class MemoryCalls(Calls):
         call.memory = Memory(filled if min(after) < width else None, weights, pooled.segment_ids, counts)
         return pooled.values[:, :width]
 
-    def _at_attention(
-        self, index: int, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> HookResult:
+    def _at_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
         call = current(self.patched)
         if not isinstance(call, _Attending):
-            raise RuntimeError(
-                "cross-attention of a patched model was run outside of a forward of the model, as activation "
-                "checkpointing does in the backward pass, where its pooled mask is not known: take the checkpointing "
-                "off, or the patch"
-            )
+            check_not_in_backward()
+            return None
         first = not call.passed
         call.passed.append(index)
         if call.memory is None:
             return None
         cache = cache_of(kwargs)
-        if cache is not None and not isinstance(cache, PooledMemoryCache):
+        if cache is not None and not isinstance(cache, PooledMemoryCache) and not runs_again(self.patched.decoder):
             PooledMemoryCache.adopt(cache, call.memory, self.patched.pooled_by)
         hidden = args[0] if args else kwargs["hidden_states"]
         implementation = self.patched.decoder.config._attn_implementation
         if first:
             call.mask = call.memory.mask(implementation, hidden)
-        return args, kwargs | {"attention_mask": call.mask}
+        return args, kwargs | {"encoder_attention_mask": call.mask}
 
 
 def check_memory(model: Any, decoder: Any, name: str) -> None:

@@ -1,8 +1,10 @@
 """What a patch does to modules, and how all of it is undone.
 
-Three things: pre-hooks, a function around one module's ``forward``, and a class of its own for every module concerned,
-derived from the module's class, named like it and adding nothing but this:
+Two things: a function around one module's ``forward``, and a class of its own for every module concerned, derived from
+the module's class and named like it. With the class come
 
+- hooks that run before the module is called, and so before what its own class or hooks do then: outside of gradient
+  checkpointing, which runs a layer again in the backward pass, and outside of FSDP's casts;
 - copies and pickles come out as if there were no patch, whichever module is copied, and need no affinity_pool to load;
 - code that torch compiled without the hooks, or with them, is not used for the module any more, neither after patching
   nor after removing: compiled code is guarded by the classes of modules, not by their hooks.
@@ -11,19 +13,27 @@ derived from the module's class, named like it and adding nothing but this:
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+HookResult = tuple[tuple[Any, ...], dict[str, Any]] | None
+Hook = Callable[[Any, tuple[Any, ...], dict[str, Any]], HookResult]
+"""Of a module, its positional and its keyword arguments; what to call it with instead, None: with the same."""
 
 
 class PatchedModule(nn.Module):
     """A module of a patched model."""
 
     _affinity_pool: Changes
+    _affinity_pool_hooks: list[Hook]
+    """Of this module; empty once the patch is off."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for hook in type(self)._affinity_pool_hooks:
+            args, kwargs = hook(self, args, kwargs) or (args, kwargs)
+        return super().__call__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
@@ -47,7 +57,6 @@ class Changes:
     def __init__(self) -> None:
         self.classes: dict[nn.Module, type[nn.Module]] = {}
         """The class of its own that each module has got; its last base is the one it had."""
-        self._hooks: list[tuple[nn.Module, RemovableHandle]] = []
         self._forward: tuple[nn.Module, Any, Any] | None = None
 
     @property
@@ -55,10 +64,24 @@ class Changes:
         """Whether nothing of them is left."""
         return not self.classes
 
-    def hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Call ``hook(module, args, kwargs)`` before each forward of a module; it may return what to call instead."""
+    def hook(self, module: nn.Module, hook: Hook) -> None:
+        """Call ``hook(module, args, kwargs)`` before each call of a module; it may return what to call instead."""
         self._mark(module)
-        self._hooks.append((module, module.register_forward_pre_hook(hook, with_kwargs=True)))
+        self._hooks_of(module).append(hook)
+
+    def follow(self, modules: Iterable[nn.Module]) -> None:
+        """Move hooks out of what torch's checkpoint_wrapper has been put around since, which runs a module again."""
+        for module in modules:
+            inside = module
+            while module not in self.classes and hasattr(inside, "_checkpoint_wrapped_module"):
+                inside = inside._checkpoint_wrapped_module
+                if inside in self.classes:
+                    for hook in self._hooks_of(inside):
+                        self.hook(module, hook)
+                    self._hooks_of(inside).clear()
+
+    def _hooks_of(self, module: nn.Module) -> list[Hook]:
+        return vars(self.classes[module])["_affinity_pool_hooks"]
 
     def wrap(self, module: nn.Module, around: Callable[..., Any]) -> None:
         """Have ``around(forward)`` in place of a module's ``forward``: not a hook, for ``forward`` is called directly
@@ -73,33 +96,28 @@ class Changes:
         if not isinstance(state, dict):
             return state
         state = dict(state)
-        ids = {hook.id for of, hook in self._hooks if of is module}
-        for name in _HOOKS:
-            if name in state:
-                state[name] = type(state[name])((key, of) for key, of in state[name].items() if key not in ids)
         if self._forward is not None and self._forward[0] is module and state.get("forward") is self._forward[2]:
             _restore(state, self._forward[1])
         return state
 
     def undo(self) -> None:
         """Leave every module as it was. What has been changed on top since then, such as ``forward``, stays."""
-        for _, hook in self._hooks:
-            hook.remove()
         if self._forward is not None:
             module, before, wrapped = self._forward
             if vars(module).get("forward") is wrapped:
                 _restore(vars(module), before)
         for module, own in self.classes.items():
+            self._hooks_of(module).clear()
             if type(module) is own:  # else others have derived a class of theirs from it
                 module.__class__ = own.__bases__[-1]
-        self._hooks, self._forward, self.classes = [], None, {}
+        self._forward, self.classes = None, {}
 
     def _mark(self, module: nn.Module) -> None:
         if module in self.classes:
             return
         kind = type(module)
         bases = (kind,) if issubclass(kind, PatchedModule) else (PatchedModule, kind)
-        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self}
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self, "_affinity_pool_hooks": []}
         module.__class__ = self.classes[module] = type(kind.__name__, bases, names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,17 @@ from .memory import check_memory
 from .modules import Changes, changes_to
 from .refusals import check_decoder
 from .running import Patched, PooledCall, current
-from .settings import Attention, Positions, check_attention, check_positions, resolve
+from .settings import (
+    Attention,
+    Logits,
+    Pooling,
+    Positions,
+    check_attention,
+    check_logits,
+    check_positions,
+    resolve,
+    save,
+)
 from .sites import Site
 from .stats import PrefillStats
 from .wrappers import unwrapped
@@ -28,6 +39,7 @@ def patch(
     *,
     positions: Positions | None = None,
     attention: Attention | None = None,
+    logits: Logits = "pooled",
 ) -> Handle:
     """Pool the audio tokens of ``model`` at each of ``sites``, in ``model(...)`` and ``model.generate(...)``.
 
@@ -45,6 +57,8 @@ def patch(
         attention: how much a merged token weighs where it is attended to: as any other (``"plain"``, the paper's), or
             as the tokens it stands for together (``"proportional"``: the log of their number is added to its scores, in
             every layer from its site on, for as long as it is cached). None: what the JSON file says, else ``"plain"``.
+        logits: of a prefill, which columns they have: those that are left (``"pooled"``), or the caller's
+            (``"expanded"``: each has the logits of the column it went to), for losses and metrics outside of the model.
 
     Returns:
         :class:`Handle`: a context manager whose end, like its ``remove()``, restores the model exactly; ``stats`` tells
@@ -88,6 +102,7 @@ def patch(
         asked.sites,
         check_positions(positions if positions is not None else asked.positions or "keep"),
         check_attention(attention if attention is not None else asked.attention or "plain"),
+        check_logits(logits),
     )
     return Handle(family.calls(patched))
 
@@ -117,6 +132,14 @@ class Handle:
         except BaseException:
             self.remove()
             raise
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``affinity_pool.json`` into a checkpoint's folder, so that ``patch(model, folder)`` pools like this.
+
+        Raises:
+            ValueError: a site has a reduction of its own.
+        """
+        return save(Pooling(self.sites, self.positions, self.attention), folder)
 
     def remove(self) -> None:
         """Take the patch off: the model is what it was. KV caches it pooled wait for a patch of the same layers."""

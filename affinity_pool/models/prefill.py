@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def prepare(call: Prefill) -> None:
-    """Before anything is computed: check the mask, and count tokens and runs if the first site keeps a share."""
+    """Before anything is computed: check the mask, and what there is to learn.
+
+    Tokens and runs are counted here if the first site keeps a share. On the right a batch may be padded where nothing
+    is generated from it: in training, with labels, and where logits are taken to the caller's columns.
+    """
     if call.mask is not None:
         if call.mask.shape != call.audio.shape:
             raise ValueError(
@@ -32,31 +36,42 @@ def prepare(call: Prefill) -> None:
                 "a prefill with audio needs one entry for each token"
             )
         call.mask = call.mask.to(call.audio.device).bool()  # models take any number but 0 for a token
-    if call.patched.sites[0].keep is not None:
-        mask = torch.ones_like(call.audio) if call.mask is None else call.mask
-        audio, mask = torch.stack([call.audio, mask]).cpu()  # the one read
-        call.tokens = mask.sum(1).tolist()
+        call.audio = call.caller_audio = call.audio & call.mask
+    patched, targets = call.patched, call.targets
+    on_either_side = targets is not None or patched.model.training or patched.logits == "expanded"
+    kept = patched.sites[0].keep is not None
+    if not kept and targets is None and (call.mask is None or not on_either_side):
+        return
+    mask = torch.ones_like(call.audio) if call.mask is None else call.mask
+    wanted = torch.zeros_like(mask) if targets is None else targets.wanted().to(mask.device)
+    audio, mask, wanted = torch.stack([call.audio, mask, wanted]).cpu()  # the one read
+    if targets is not None:
+        targets.check(wanted, audio, mask)
+    call.tokens = mask.sum(1).tolist()
+    call.left_padded = not (on_either_side and _is_right_padded(mask))
+    if call.left_padded:
         _check_padding(mask, call.tokens)
-        call.runs = _runs(audio, call.tokens)
+    if kept:
+        call.runs = _runs(audio)
 
 
 def pool_at_site(calls: LayerCalls, call: Prefill, site: Site, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """Pool what enters the layer; unless nothing merged in any row, replace what goes with it from here on.
 
-    ``hidden`` is ``[B, T, D]``, padded on the left, and so is what is returned, as wide as its longest row; ``kwargs``
+    ``hidden`` is ``[B, T, D]``, and what is returned is padded on the same side, as wide as its longest row; ``kwargs``
     are the keyword arguments of the layer.
     """
     columns = hidden.shape[1]
     if not call.records:
         _check_caller(call, hidden)
-    pooled = site.reduce(hidden, call.lengths, call.audio)
+    pooled = site.reduce(hidden, call.lengths, call.audio, left_padded=call.left_padded)
     before, after = _read(call, pooled.lengths, columns) if site.keep is None else _count(call, site.keep)
-    call.records.append(SiteRecord(site.layer, call.audio, before, after, pooled.segment_ids, pooled.counts))
+    call.records.append(SiteRecord(site, call.audio, before, after, pooled.segment_ids, pooled.counts))
     call.tokens = after
     values = hidden if after == before else _follow(calls, call, site, pooled, hidden, kwargs)
-    upcoming = call.patched.sites[len(call.records) :]
+    upcoming = list(call.sites.values())[len(call.records) :]
     if site.keep is None and upcoming and upcoming[0].keep is not None:
-        call.runs = _runs(call.audio, after)
+        call.runs = _runs(call.audio)
     return values
 
 
@@ -68,16 +83,27 @@ def _follow(
     columns, width = hidden.shape[1], max(call.tokens)
     lengths = pooled.lengths if min(call.tokens) < width else None
     arange = torch.arange(columns, device=hidden.device)
-    starts = _group_starts(pooled.segment_ids, arange)[:, columns - width :]
+    first = columns - width if call.left_padded else 0
+    left = slice(first, first + width)
+    starts = _group_starts(pooled.segment_ids, arange)[:, left]
+    filled = None
+    if lengths is not None:
+        filled = arange[:width] >= width - lengths[:, None] if call.left_padded else arange[:width] < lengths[:, None]
     if calls.patched.positions == "compact":
         gone = (columns if call.lengths is None else call.lengths[:, None]) - pooled.lengths[:, None]
-        call.positions = _renumbered(call.positions, starts, arange[columns - width :], gone)
+        call.positions = _renumbered(call.positions, starts, arange[left], gone if call.left_padded else 0)
         call.shift = gone if call.shift is None else call.shift + gone
     if calls.patched.attention == "proportional":
-        call.sizes = _grouped(call.sizes, pooled)[:, columns - width :]
-    calls.prefill_from(call, cast(int, site.layer), starts, lengths, hidden, kwargs)
-    call.audio, call.lengths = call.audio.gather(1, starts), lengths
-    return pooled.values[:, columns - width :]
+        call.sizes = _grouped(call.sizes, pooled)[:, left]
+    if call.targets is not None:
+        call.targets.follow(starts, filled)
+    if calls.patched.logits == "expanded":
+        went = (pooled.segment_ids.long() - first).cummax(1).values.clamp(min=0)  # with the one before it, if nowhere
+        call.went = went if call.went is None else went.gather(1, call.went)
+    calls.prefill_from(call, cast(int, site.layer), starts, filled, hidden, kwargs)
+    audio = call.audio.gather(1, starts)
+    call.audio, call.lengths = audio if filled is None else audio & filled, lengths
+    return pooled.values[:, left]
 
 
 def _check_caller(call: Prefill, hidden: Tensor) -> None:
@@ -109,12 +135,9 @@ def _count(call: Prefill, keep: float) -> tuple[list[int], list[int]]:
     return before, after
 
 
-def _runs(audio: Tensor, tokens: list[int]) -> list[list[int]]:
-    """Lengths of the stretches of audio in each row, of which the last ``tokens`` columns are not padding."""
-    return [
-        [len(list(run)) for is_audio, run in groupby(row[len(row) - n :]) if is_audio]
-        for row, n in zip(audio.tolist(), tokens, strict=True)
-    ]
+def _runs(audio: Tensor) -> list[list[int]]:
+    """Lengths of the stretches of audio in each row."""
+    return [[len(list(run)) for is_audio, run in groupby(row) if is_audio] for row in audio.tolist()]
 
 
 def _read(call: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list[int]]:
@@ -130,12 +153,18 @@ def _read(call: Prefill, lengths: Tensor, columns: int) -> tuple[list[int], list
     return before, after
 
 
+def _is_right_padded(mask: Tensor) -> bool:
+    """Whether there is padding, all of it on the right."""
+    return not bool(mask[:, -1].all()) and not bool((mask[:, 1:] > mask[:, :-1]).any())
+
+
 def _check_padding(mask: Tensor, tokens: list[int]) -> None:
     """Refuse padding that is not on the left; ``tokens`` are those of each row."""
     if min(tokens) < mask.shape[1] and bool((mask[:, 1:] < mask[:, :-1]).any()):
         raise NotImplementedError(
             "the attention mask has zeros after its ones (right padding, or padding on both sides): "
-            "pad on the left, as generate() needs it (processor.tokenizer.padding_side = 'left')"
+            "pad on the left, as generate() needs it (processor.tokenizer.padding_side = 'left'). All rows may be "
+            "padded on the right in training mode, with labels, and under patch(..., logits='expanded')"
         )
 
 
@@ -155,11 +184,12 @@ def _group_starts(segment_ids: Tensor, arange: Tensor) -> Tensor:
     return starts[:, 1:]  # column 0 collected the ids -1
 
 
-def _renumbered(positions: Tensor | None, starts: Tensor, columns: Tensor, gone: Tensor) -> Tensor:
+def _renumbered(positions: Tensor | None, starts: Tensor, columns: Tensor, gone: Tensor | int) -> Tensor:
     """Positions ``[..., B, W]`` of pooled columns, each as far to the left as columns before it have gone.
 
     ``positions [..., B or 1, T]`` are of the columns pooled, ``starts [B, W]`` says where a pooled column begins,
-    ``columns [W]`` where it lies now, and ``gone [B, 1]`` how many columns the row lost: all columns end at the right.
+    ``columns [W]`` where it lies now, and ``gone [B, 1]`` how many columns the row lost where all end at the right, 0
+    where all begin at the left.
     """
     assert positions is not None
     axes = positions.shape[:-2]

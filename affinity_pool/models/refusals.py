@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -42,7 +43,6 @@ def check_prefill(kwargs: dict[str, Any], patched: Patched) -> None:
             "audio positions are found in input_ids, which this call does not pass: pass input_ids instead of "
             "inputs_embeds, or no features but audio_positions beside inputs_embeds that hold the audio"
         )
-    check_labels(kwargs)
     if isinstance(kwargs.get("logits_to_keep"), Tensor):
         raise NotImplementedError(
             "logits_to_keep must be an int while pooling, how many of the last columns: pooled columns are not those "
@@ -53,16 +53,36 @@ def check_prefill(kwargs: dict[str, Any], patched: Patched) -> None:
         raise NotImplementedError(
             "attention_mask must be 2-D, [batch, tokens], while pooling: the patch builds the causal masks itself"
         )
-    check_runs_once(decoder)
-
-
-def check_runs_once(decoder: Any) -> None:
-    """Refuse layers that the backward pass runs again, outside of the call that pooled."""
-    parts = (decoder, *decoder.layers)
-    if decoder.training and any(getattr(part, "gradient_checkpointing", False) for part in parts):
+    if _is_packed(kwargs):
         raise NotImplementedError(
-            "gradient checkpointing would run the layers a second time without their pooled masks: "
-            "call model.gradient_checkpointing_disable(), or model.eval()"
+            "several prompts are packed into one row (cu_seq_lens_q, or position_ids that begin again), and the masks "
+            "of pooled columns know of one: give each prompt a row of its own, padded"
+        )
+
+
+def _is_packed(kwargs: dict[str, Any]) -> bool:
+    """As transformers tells it; positions tell where there is no mask."""
+    positions = kwargs.get("position_ids")
+    if kwargs.get("cu_seq_lens_q") is not None:
+        return True
+    if positions is None or positions.dim() != 2 or kwargs.get("attention_mask") is not None:
+        return False
+    return bool((positions.diff() != 1).any())
+
+
+def runs_again(decoder: Any) -> bool:
+    """Whether the backward pass runs layers again (gradient checkpointing), which then keep no keys."""
+    parts = (decoder, *decoder.layers)
+    return decoder.training and any(getattr(part, "gradient_checkpointing", False) for part in parts)
+
+
+def check_not_in_backward() -> None:
+    """Refuse layers that the backward pass runs again, outside of the call that pooled."""
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "a layer of a patched model was run again in the backward pass, where what pooling made of its arguments "
+            "is not known. Checkpoint by model.gradient_checkpointing_enable(), or by torch's checkpoint_wrapper "
+            "around whole decoder layers"
         )
 
 
@@ -77,15 +97,6 @@ def check_implementation(implementation: str, attention: Attention) -> None:
         raise NotImplementedError(
             f"attention='proportional' adds to attention scores, for which {implementation!r} has no argument: "
             "call model.set_attn_implementation('sdpa'), or 'eager'"
-        )
-
-
-def check_labels(kwargs: dict[str, Any]) -> None:
-    """Refuse to compute a loss: it would compare columns that do not belong together."""
-    if kwargs.get("labels") is not None:
-        raise NotImplementedError(
-            "labels cannot be used while pooling: the logits are shorter than the labels. "
-            "Compute the loss from the logits yourself, or remove the patch"
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from .keys import SiteState
-from .settings import Attention, Positions
+from .losses import Targets
+from .settings import Attention, Logits, Positions
 from .sites import Layer, Site
 from .stats import SiteRecord
 
@@ -37,6 +38,7 @@ class Patched:
     """In the order of their layers."""
     positions: Positions
     attention: Attention
+    logits: Logits
     records: list[SiteRecord] = field(default_factory=list)
     """Of the last prefill with audio to end, in any thread."""
 
@@ -44,6 +46,10 @@ class Patched:
     def layers(self) -> list[int]:
         """Those of the sites, of a decoder whose layers are pooled between."""
         return [site.layer for site in self.sites if isinstance(site.layer, int)]
+
+    def drawn(self) -> dict[Layer, Site]:
+        """The sites of one prefill, by layer, in their order: what has a range has a number."""
+        return {site.layer: site.drawn(self.model.training) for site in self.sites}
 
     @property
     def pooled_by(self) -> PooledBy:
@@ -98,11 +104,18 @@ class Prefill(LayerCall):
     """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
     sizes: Tensor | None = None
     """``[B, T]`` int32, tokens that each column entering the next site stands for; None: one each, or nobody asks."""
+    left_padded: bool = True
+    targets: Targets | None = None
+    """What the model's loss reads, where it computes one."""
+    went: Tensor | None = None
+    """``[B, L]`` the pooled column that each of the caller's went to; None: each its own, or nobody asks."""
     caller_audio: Tensor = field(init=False)
     """``audio`` among the caller's columns."""
+    sites: dict[Layer, Site] = field(init=False)
+    """As drawn for this call."""
 
     def __post_init__(self) -> None:
-        self.caller_audio = self.audio
+        self.caller_audio, self.sites = self.audio, self.patched.drawn()
 
 
 @dataclass

@@ -13,6 +13,7 @@ from .sites import MEMORY, Layer, Site
 
 Positions = Literal["keep", "compact"]
 Attention = Literal["plain", "proportional"]
+Logits = Literal["pooled", "expanded"]
 
 FILE = "affinity_pool.json"
 
@@ -107,6 +108,13 @@ def check_attention(attention: object) -> Attention:
     return cast(Attention, attention)
 
 
+def check_logits(logits: object) -> Logits:
+    """One of those there are."""
+    if logits not in get_args(Logits):
+        raise ValueError(f"logits must be 'pooled' or 'expanded', got {logits!r}")
+    return cast(Logits, logits)
+
+
 def load(path: str | os.PathLike[str]) -> Pooling:
     """Read ``{"sites": [{"layer": 0, "threshold": 0.9, "window": 1}, ...]}``, and ``"positions"``, ``"attention"``.
 
@@ -138,6 +146,21 @@ def load(path: str | os.PathLike[str]) -> Pooling:
         raise _unreadable(file, f"{error} is missing") from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _unreadable(file, error) from error
+
+
+def save(pooling: Pooling, folder: str | os.PathLike[str]) -> Path:
+    """Write what :func:`load` reads, and return the file: ``affinity_pool.json`` in ``folder``, which may be new."""
+    entries = []
+    for site in pooling.sites:
+        if site.reduction is not None:
+            raise ValueError(f"the site at layer {site.layer} has a reduction of its own, which JSON cannot hold")
+        rule = {"threshold": site.threshold, "window": site.window} if site.keep is None else {"keep": site.keep}
+        entries.append({"layer": site.layer, **rule})
+    content = {"sites": entries, "positions": pooling.positions, "attention": pooling.attention}
+    file = Path(folder) / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return file
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

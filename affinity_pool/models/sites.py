@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,16 +32,19 @@ class Site:
     layers attend to.
 
     By a threshold, as the paper does, or to a share of the tokens: then how many are left is known beforehand.
+
+    Either may be a range, ``(0.85, 1.0)``: a model in training mode draws one of it for each prefill, uniformly and by
+    torch's CPU generator, as dropout does; in evaluation mode it takes the one that leaves the fewest tokens.
     """
 
     layer: Layer
-    threshold: float | None = None
+    threshold: float | tuple[float, float] | None = None
     """None: 0.8, or not used, where ``keep`` is given."""
     window: int | None = None
     """None: 3, or not used, where ``keep`` is given."""
     reduction: Reduction | None = None
     """What is done there instead of Affinity Pooling, to which threshold and window belong."""
-    keep: float | None = None
+    keep: float | tuple[float, float] | None = None
     """The share of each run of audio tokens that is left, in (0, 1], as in :func:`affinity_pool.pool_to`."""
 
     def __post_init__(self) -> None:
@@ -58,22 +61,33 @@ class Site:
             return
         threshold = THRESHOLD if self.threshold is None else self.threshold
         window = WINDOW if self.window is None else self.window
-        check_rule(threshold, window)
-        float(threshold)  # raises OverflowError: an integer that no float can hold
-        object.__setattr__(self, "threshold", threshold)
+        for end in _ends("threshold", threshold):
+            check_rule(end, window)
+            float(end)  # raises OverflowError: an integer that no float can hold
+        object.__setattr__(self, "threshold", _as_tuple(threshold))
         object.__setattr__(self, "window", window)
 
-    def _check_keep(self, keep: float) -> None:
+    def drawn(self, training: bool) -> Site:
+        """The site with a number in place of its range, if it has one: drawn in training, else its lower end."""
+        for name in ("threshold", "keep"):
+            if isinstance(ends := getattr(self, name), tuple):
+                low, high = ends
+                at = torch.rand((), dtype=torch.float64, device="cpu").item() if training else 0.0
+                return replace(self, **{name: min(low + (high - low) * at, high)})
+        return self
+
+    def _check_keep(self, keep: float | tuple[float, float]) -> None:
         for name in ("threshold", "window", "reduction"):
             if (given := getattr(self, name)) is not None:
                 raise ValueError(
                     f"keep={keep!r} and {name}={given!r} are two rules for one site: give a share to keep, or a "
                     "threshold and a window, or a reduction"
                 )
-        if type(keep) is int and keep == 1:
-            keep = 1.0  # as JSON may write it; there are no counts here that it could be taken for
-        check_share(keep)
-        object.__setattr__(self, "keep", keep)
+        # An int 1 is what JSON may write; there are no counts here that it could be taken for.
+        ends = tuple(1.0 if type(end) is int and end == 1 else end for end in _ends("keep", keep))
+        for end in ends:
+            check_share(end)
+        object.__setattr__(self, "keep", ends if len(ends) == 2 else ends[0])
 
     def reduce(
         self, x: Tensor, lengths: Tensor | None, mergeable: Tensor | None, *, left_padded: bool = True
@@ -96,12 +110,30 @@ class Site:
                 return self.reduction(x, lengths, audio)
             return _right_padded(self.reduction, x, lengths, audio)
         if self.keep is not None:
+            assert not isinstance(self.keep, tuple)
             return pool_padded_to(x, self.keep, lengths, mergeable=mergeable, left_padded=left_padded)
         assert self.threshold is not None
+        assert not isinstance(self.threshold, tuple)
         assert self.window is not None
         return pool_padded(
             x, lengths, mergeable=mergeable, threshold=self.threshold, window=self.window, left_padded=left_padded
         )
+
+
+def _ends(name: str, given: Any) -> tuple[Any, ...]:
+    """Both ends of a range, or the one number."""
+    if not isinstance(given, (tuple, list)):
+        return (given,)
+    if len(given) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in given):
+        raise ValueError(f"{name} must be a number or a range of two, (low, high), got {given!r}")
+    if not given[0] <= given[1]:  # also where one of them is NaN
+        raise ValueError(f"{name} must be a range from low to high, got {given!r}")
+    return tuple(given)
+
+
+def _as_tuple(given: Any) -> Any:
+    """A range as JSON writes it, a list, as a tuple."""
+    return tuple(given) if isinstance(given, list) else given
 
 
 def _right_padded(reduction: Reduction, x: Tensor, lengths: Tensor | None, audio: Tensor) -> PooledPadded:

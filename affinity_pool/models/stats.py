@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor
 
-from .sites import MEMORY, Layer
+from .sites import Layer, Site
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,11 @@ class SiteStats:
     """One site in the last prefill; lists have one entry for each row of the batch, padding never counts."""
 
     layer: Layer
+    threshold: float | None
+    """What this prefill went by: of a site with a range the one that was drawn. None where ``keep`` is, or a reduction
+    of one's own took its place."""
+    keep: float | None
+    """The same of a share."""
     tokens_before: list[int]
     tokens_after: list[int]
     audio_before: list[int]
@@ -46,21 +51,23 @@ class PrefillStats:
 class SiteRecord:
     """A site's tensors, kept as they came: figures are read from them only when someone asks."""
 
-    layer: Layer
+    site: Site
+    """As drawn, of a site with a range."""
     audio: Tensor
+    """``[B, T]`` bool, False in padding."""
     before: list[int]
     after: list[int]
     segment_ids: Tensor
     counts: Tensor
 
     def stats(self) -> SiteStats:
-        if self.layer == MEMORY:  # there is nothing else
-            audio = self.before
-        else:
-            width = self.audio.shape[1]
-            audio = [int(row[width - n :].sum()) for row, n in zip(self.audio, self.before, strict=True)]
+        audio = self.audio.sum(1).tolist()
         kept = [a - (b - c) for a, b, c in zip(audio, self.before, self.after, strict=True)]
-        return SiteStats(self.layer, self.before, self.after, audio, kept, self.segment_ids, self.counts)
+        site = self.site
+        threshold = None if site.reduction is not None else cast("float | None", site.threshold)
+        keep = cast("float | None", site.keep)
+        figures = (self.before, self.after, audio, kept, self.segment_ids, self.counts)
+        return SiteStats(site.layer, threshold, keep, *figures)
 
 
 def prefill_stats(records: list[SiteRecord], depths: list[int], bytes_per_column: int) -> PrefillStats:
@@ -72,7 +79,7 @@ def prefill_stats(records: list[SiteRecord], depths: list[int], bytes_per_column
     rows, unpooled = records[0].audio.shape
     columns = 0
     for depth in depths:
-        passed = [record for record in records if record.layer == MEMORY or cast(int, record.layer) <= depth]
+        passed = [record for record in records if isinstance(at := record.site.layer, str) or at <= depth]
         merging = [record for record in passed if record.before != record.after]
         columns += max(merging[-1].after) if merging else unpooled
     per_column = rows * bytes_per_column

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .cache import PooledCache, cache_of, check_owner
-from .calls import Hook
 from .keys import SiteState
 from .layers import AUDIO_POSITIONS, LayerCalls
+from .losses import Targets
 from .masks import attention_mask, log_sizes
-from .refusals import check_prefill
-from .running import Call, Continuation, LayerCall, Prefill, current
+from .modules import Hook
+from .refusals import check_prefill, runs_again
+from .running import Call, Continuation, LayerCall, PooledCall, Prefill, current
 
 
 class TransformersCalls(LayerCalls):
@@ -33,7 +34,10 @@ class TransformersCalls(LayerCalls):
         if features or (embedded := _audio_among_embeddings(kwargs)) is not None:
             check_prefill(kwargs, patched)
             audio = self._placeholders(kwargs["input_ids"]) if embedded is None else embedded
-            return Prefill(patched, audio, kwargs.get("attention_mask"))
+            call = Prefill(patched, audio, kwargs.get("attention_mask"))
+            if kwargs.get("labels") is not None or kwargs.get("shift_labels") is not None:
+                call.targets = Targets(kwargs, audio.shape)
+            return call
         if isinstance(cache, PooledCache):
             check_owner(cache.pooled_by, patched)
             queries = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
@@ -55,30 +59,38 @@ class TransformersCalls(LayerCalls):
             return bool(self._placeholders(ids).any())
         return True
 
+    def end(self, call: PooledCall, output: Any) -> Any:
+        if not isinstance(call, Prefill) or call.went is None:
+            return output
+        if isinstance(output, tuple):
+            at = 0 if call.targets is None else 1  # after the loss
+            return (*output[:at], _expanded(output[at], call.went, call.tokens), *output[at + 1 :])
+        output.logits = _expanded(output.logits, call.went, call.tokens)
+        return output
+
     def prefill_from(
-        self, call: Prefill, layer: int, starts: Tensor, lengths: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
+        self, call: Prefill, layer: int, starts: Tensor, filled: Tensor | None, hidden: Tensor, kwargs: dict[str, Any]
     ) -> None:
         decoder, width = self.patched.decoder, starts.shape[1]
         position_ids = torch.arange(width, device=hidden.device)[None]
-        valid = None
-        if lengths is not None:
-            position_ids = position_ids - (width - lengths[:, None])
-            valid = position_ids >= 0
-            position_ids = position_ids.clamp(min=0)
+        if filled is not None and call.left_padded:
+            position_ids = (position_ids - (~filled).sum(1, keepdim=True)).clamp(min=0)
         if self.patched.positions == "keep":
             given = call.override.get("position_embeddings", kwargs["position_embeddings"])
             cos_sin = tuple(_phases_at(phase, starts) for phase in given)
         else:
             cos_sin = decoder.rotary_emb(hidden, call.positions)
         implementation, weights = decoder.config._attn_implementation, log_sizes(call.sizes)
+        # No token sees padding that comes after it: causality hides it, but not from a kernel that takes no mask.
+        hidden_from = filled if call.left_padded or "flash" in implementation else None
         call.override = {
-            "attention_mask": attention_mask(implementation, valid, width, width, hidden, weights),
+            "attention_mask": attention_mask(implementation, hidden_from, width, width, hidden, weights),
             "position_ids": position_ids,  # from 0 in both modes: gaps make FlashAttention see packed sequences
             "position_embeddings": cos_sin,
         }
-        call.states[layer] = SiteState(call.caller_audio.shape[1] - width, valid, call.shift, weights)
+        call.states[layer] = SiteState(call.caller_audio.shape[1] - width, filled, call.shift, weights)
         cache = cache_of(kwargs)
-        if cache is not None:
+        if cache is not None and not runs_again(decoder):
             PooledCache.adopt(cache, call)
 
     def continue_from(self, call: Continuation, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
@@ -129,6 +141,14 @@ def _audio_among_embeddings(kwargs: dict[str, Any]) -> Tensor | None:
         kind = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"audio_positions must be a bool tensor of shape {list(embeds.shape[:2])}, got {kind}")
     return given.to(embeds.device) if bool(given.any()) else None
+
+
+def _expanded(logits: Tensor, went: Tensor, tokens: list[int] | None) -> Tensor:
+    """Logits ``[B, W, V]`` at the caller's columns; of the last W of them where fewer than all were asked for."""
+    assert tokens is not None
+    missing = max(tokens) - logits.shape[1]
+    index = went if missing == 0 else went[:, -logits.shape[1] :] - missing
+    return logits[torch.arange(logits.shape[0], device=logits.device)[:, None], index.to(logits.device)]
 
 
 def _phases_at(phase: Tensor, index: Tensor) -> Tensor:
