@@ -31,7 +31,10 @@ class PatchedModule(nn.Module):
     """Of this module; empty once the patch is off."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for hook in type(self)._affinity_pool_hooks:
+        kind = type(self)
+        if not issubclass(kind, PatchedModule):  # the patch is off, and torch.compile has kept this method
+            return kind.__call__(self, *args, **kwargs)
+        for hook in kind._affinity_pool_hooks:
             args, kwargs = hook(self, args, kwargs) or (args, kwargs)
         return super().__call__(*args, **kwargs)
 
