@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .keys import SiteState, selected
-from .running import Patched, PooledBy, Prefill, innermost
+from .running import Patched, PooledBy, Prefill, in_backward, innermost
 
 # What layers call it in transformers 4.55; what models call it, and layers from 4.56 on; what both call it since 5.24,
 # where models still take the second. Oldest first: a version may carry along, unused, a name it does not know yet.
@@ -42,6 +42,11 @@ class OwnedCache(DynamicCache):
     pooled_by: PooledBy
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if innermost() is None and in_backward():
+            raise RuntimeError(
+                "a layer is run again in the backward pass and would add its keys to the cache a second time: "
+                "call the model with use_cache=False"
+            )
         check_owner(self.pooled_by, innermost())
         return super().update(*args, **kwargs)
 

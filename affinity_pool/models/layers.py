@@ -80,9 +80,7 @@ class LayerCalls(Calls):
                 "patch: remove it and patch again"
             )
 
-    def _at_layer(
-        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> HookResult:
+    def _at_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
         """Pool or go on at a site, and give each layer what holds since the last one."""
         call = current(self.patched)
         if call is None:

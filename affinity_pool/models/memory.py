@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from .masks import attention_mask, log_sizes
 from .modules import Hook, HookResult
 from .refusals import check_implementation, check_not_in_backward, runs_again
 from .running import Call, Patched, PooledBy, PooledCall, current
-from .sites import MEMORY
+from .sites import MEMORY, number
 from .stats import PrefillStats, SiteRecord, prefill_stats
 
 
@@ -198,8 +198,10 @@ class MemoryCalls(Calls):
             before = lengths.tolist()
             _check_padding(valid)
         pooled = site.reduce(hidden, lengths, None, left_padded=False)
-        keep = cast("float | None", site.keep)
-        after = pooled.lengths.tolist() if keep is None else [rows_left(tokens, keep) for tokens in before]
+        if site.keep is None:
+            after = pooled.lengths.tolist()
+        else:
+            after = [rows_left(tokens, number(site.keep)) for tokens in before]
         call.records = [SiteRecord(site, valid, before, after, pooled.segment_ids, pooled.counts)]
         if after == before:
             return hidden

@@ -75,7 +75,7 @@ class Changes:
     def follow(self, modules: Iterable[nn.Module]) -> None:
         """Move hooks out of what torch's checkpoint_wrapper has been put around since, which runs a module again."""
         for module in modules:
-            inside = module
+            inside: Any = module
             while module not in self.classes and hasattr(inside, "_checkpoint_wrapped_module"):
                 inside = inside._checkpoint_wrapped_module
                 if inside in self.classes:
@@ -120,7 +120,8 @@ class Changes:
             return
         kind = type(module)
         bases = (kind,) if issubclass(kind, PatchedModule) else (PatchedModule, kind)
-        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_affinity_pool": self, "_affinity_pool_hooks": []}
+        names: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        names |= {"_affinity_pool": self, "_affinity_pool_hooks": []}
         module.__class__ = self.classes[module] = type(kind.__name__, bases, names)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..reference import rows_left
 from ..results import PooledPadded
 from .running import Prefill
-from .sites import Site
+from .sites import Site, number
 from .stats import SiteRecord
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def pool_at_site(calls: LayerCalls, call: Prefill, site: Site, hidden: Tensor, k
     if not call.records:
         _check_caller(call, hidden)
     pooled = site.reduce(hidden, call.lengths, call.audio, left_padded=call.left_padded)
-    before, after = _read(call, pooled.lengths, columns) if site.keep is None else _count(call, site.keep)
+    before, after = _read(call, pooled.lengths, columns) if site.keep is None else _count(call, number(site.keep))
     call.records.append(SiteRecord(site, call.audio, before, after, pooled.segment_ids, pooled.counts))
     call.tokens = after
     values = hidden if after == before else _follow(calls, call, site, pooled, hidden, kwargs)

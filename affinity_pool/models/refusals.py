@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .cache import PooledCache, cache_of
 from .masks import adds_to_scores, is_supported
-from .running import Patched
+from .running import Patched, in_backward
 from .settings import Attention
 
 
@@ -78,7 +77,7 @@ def runs_again(decoder: Any) -> bool:
 
 def check_not_in_backward() -> None:
     """Refuse layers that the backward pass runs again, outside of the call that pooled."""
-    if torch._C._current_graph_task_id() != -1:
+    if in_backward():
         raise RuntimeError(
             "a layer of a patched model was run again in the backward pass, where what pooling made of its arguments "
             "is not known. Checkpoint by model.gradient_checkpointing_enable(), or by torch's checkpoint_wrapper "

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .keys import SiteState
@@ -154,6 +155,11 @@ def current(patched: Patched) -> Call | None:
         if call.patched is patched:
             return call
     return None
+
+
+def in_backward() -> bool:
+    """Whether this thread runs a backward pass: layers that run in it are run again (activation checkpointing)."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def innermost() -> Patched | None:

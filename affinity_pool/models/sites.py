@@ -110,14 +110,18 @@ class Site:
                 return self.reduction(x, lengths, audio)
             return _right_padded(self.reduction, x, lengths, audio)
         if self.keep is not None:
-            assert not isinstance(self.keep, tuple)
-            return pool_padded_to(x, self.keep, lengths, mergeable=mergeable, left_padded=left_padded)
-        assert self.threshold is not None
-        assert not isinstance(self.threshold, tuple)
+            return pool_padded_to(x, number(self.keep), lengths, mergeable=mergeable, left_padded=left_padded)
         assert self.window is not None
+        threshold = number(self.threshold)
         return pool_padded(
-            x, lengths, mergeable=mergeable, threshold=self.threshold, window=self.window, left_padded=left_padded
+            x, lengths, mergeable=mergeable, threshold=threshold, window=self.window, left_padded=left_padded
         )
+
+
+def number(given: float | tuple[float, float] | None) -> float:
+    """The threshold, or the share, of a site that has one and whose range has been drawn from."""
+    assert isinstance(given, (int, float))
+    return given
 
 
 def _ends(name: str, given: Any) -> tuple[Any, ...]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor
 
-from .sites import Layer, Site
+from .sites import Layer, Site, number
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class SiteRecord:
         audio = self.audio.sum(1).tolist()
         kept = [a - (b - c) for a, b, c in zip(audio, self.before, self.after, strict=True)]
         site = self.site
-        threshold = None if site.reduction is not None else cast("float | None", site.threshold)
-        keep = cast("float | None", site.keep)
+        keep = None if site.keep is None else number(site.keep)
+        threshold = None if site.reduction is not None or keep is not None else number(site.threshold)
         figures = (self.before, self.after, audio, kept, self.segment_ids, self.counts)
         return SiteStats(site.layer, threshold, keep, *figures)
 

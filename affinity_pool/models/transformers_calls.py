@@ -36,7 +36,7 @@ class TransformersCalls(LayerCalls):
             audio = self._placeholders(kwargs["input_ids"]) if embedded is None else embedded
             call = Prefill(patched, audio, kwargs.get("attention_mask"))
             if kwargs.get("labels") is not None or kwargs.get("shift_labels") is not None:
-                call.targets = Targets(kwargs, audio.shape)
+                call.targets = Targets(kwargs, (audio.shape[0], audio.shape[1]))
             return call
         if isinstance(cache, PooledCache):
             check_owner(cache.pooled_by, patched)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..models import MEMORY, Layer, Site
 from ..models.settings import Attention, Pooling, resolve
+from ..models.sites import number
 from .errors import InputError
 
 KEEP = "keep="
@@ -43,6 +44,9 @@ def parse_sites(spec: str, depth: int | None, attention: Attention | None = None
 
 
 def _named(name: str, pooling: Pooling, attention: Attention | None) -> NamedSites:
+    for site in pooling.sites:
+        if isinstance(drawn := site.threshold if site.keep is None else site.keep, tuple):
+            raise InputError(f"sites {name!r}: {drawn} is a range, which training draws from: name one number of it")
     attention = attention or pooling.attention or "plain"
     return NamedSites(with_attention(name, attention), replace(pooling, attention=attention))
 
@@ -81,7 +85,7 @@ def format_sites(sites: Sequence[Site]) -> str:
     return ",".join(
         f"{site.layer}:{KEEP}{site.keep}"
         if site.threshold is None
-        else f"{site.layer}:{_short(site.threshold)}:{site.window}"
+        else f"{site.layer}:{_short(number(site.threshold))}:{site.window}"
         for site in sites
     )
 

@@ -1,4 +1,4 @@
-"""Fine-tune the bundled model while it is pooled: `python finetune.py --sites 0:keep=0.4,7:keep=0.25 --out build/finetuned/pooled`
+"""Fine-tune the bundled model while it is pooled: `python finetune.py --sites 0:keep=0.4,7:keep=0.25 --out FOLDER`
 
 What one would do with any speech language model, by the tools one would take: transformers' Trainer, peft's LoRA, the
 processor and its chat template, answers as labels, batches padded on the right. The one line that is this project's
@@ -93,7 +93,7 @@ def adapted(model: torch.nn.Module, rank: int = 16) -> torch.nn.Module:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", help="where to pool in training: as in affinity-pool eval, or a JSON file; none: nowhere")
+    parser.add_argument("--sites", help="where to pool, as in affinity-pool eval, or a JSON file; none: nowhere")
     parser.add_argument("--lora", action="store_true", help="train adapters in the decoder instead of all weights")
     parser.add_argument("--steps", type=int, default=480, help="at 2.2 s unpooled, 1.8 s at 40 %% of the tokens")
     parser.add_argument("--batch", type=int, default=16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from random_encoder_decoders import (
     KEPT,
     PROMPT,
     SITE,
-    features,
     logits,
     random_model,
     row,
@@ -87,25 +85,6 @@ def test_flash_attention():
         logits(model, speech())
     with patch(model, [SITE], attention="proportional"), refused("proportional.*'flash_attention_2'.*sdpa"):
         logits(model, speech())
-
-
-def test_gradient_checkpointing_of_the_decoder():
-    model = copy.deepcopy(random_model())
-    model.gradient_checkpointing_enable()
-    model.train()
-    with patch(model, [SITE]), refused("gradient checkpointing"):
-        logits(model, speech())
-
-
-def test_activation_checkpointing_of_layers():
-    """Layers that run again in the backward pass, outside of any forward: their gradients would be of another mask."""
-    with torch.inference_mode(False), torch.enable_grad():
-        model = copy.deepcopy(random_model(attention="eager"))
-        inputs = {"input_features": features(0)[None].clone()}
-        for layer in model.model.decoder.layers:
-            layer.forward = functools.partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
-        with patch(model, [SITE], attention="proportional"), pytest.raises(RuntimeError, match="outside of a forward"):
-            logits(model, inputs, use_cache=False).sum().backward()
 
 
 def test_attentions_in_a_tuple():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from by_hand import pooled_forward
 from random_speech import (
     AUDIO,
     CLOSE,
@@ -23,10 +24,8 @@ from random_speech import (
     steps,
     tokens,
 )
-from torch import Tensor
 from transformers import DynamicCache
 
-from affinity_pool import reference
 from affinity_pool.models import Site, patch
 
 
@@ -90,7 +89,7 @@ def test_removing_restores_the_model_bit_for_bit(model, speech, dual, positions)
 def test_hooks_are_gone_after_an_error_inside_the_patch(model, speech):
     logits = model(**speech).logits
     with pytest.raises(NotImplementedError), patch(model, DUAL):
-        model(**speech, labels=speech["input_ids"])
+        model(**speech, logits_to_keep=torch.tensor([0]))
     assert torch.equal(model(**speech).logits, logits)
 
 
@@ -98,37 +97,11 @@ def test_a_refused_call_does_not_disturb_the_next_one(model, speech):
     with patch(model, DUAL):
         expected = model(**speech).logits
         with pytest.raises(NotImplementedError):
-            model(**speech, labels=speech["input_ids"])
+            model(**speech, logits_to_keep=torch.tensor([0]))
         assert torch.equal(model(**speech).logits, expected)
 
 
 # The pooled forward.
-
-
-def pooled_forward(model: Any, inputs: dict[str, Tensor], sites: list[Site], positions: str) -> Tensor:
-    """Logits of one row, layer by layer, pooled by the paper's loop: no hook, no cache, no padding."""
-    decoder = qwen2(model)
-    caught: list[Tensor] = []
-    hook = decoder.layers[0].register_forward_pre_hook(lambda layer, args: caught.append(args[0]))
-    model(**inputs)
-    hook.remove()
-    hidden = caught[0][0]
-    audio = inputs["input_ids"][0] == AUDIO
-    phase = torch.arange(hidden.shape[0])
-    for index, layer in enumerate(decoder.layers):
-        for site in sites:
-            if site.layer == index:
-                if site.keep is None:
-                    out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
-                else:
-                    out = reference.pool_to(hidden, site.keep, mergeable=audio)
-                first = torch.cumsum(out.counts, 0) - out.counts
-                hidden, audio, phase = out.values, audio[first], phase[first]
-                if positions == "compact":
-                    phase = torch.arange(hidden.shape[0])
-        out = layer(hidden[None], position_embeddings=decoder.rotary_emb(hidden[None], phase[None]))
-        hidden = (out[0] if isinstance(out, tuple) else out)[0]
-    return model.get_output_embeddings()(decoder.norm(hidden))
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
@@ -144,7 +117,7 @@ def test_pooled_prefill_equals_a_forward_that_pools_with_the_reference(sites, po
             logits = model(**row, use_cache=False).logits[0]
         assert logits.shape[0] < row["input_ids"].shape[1]
         # the hand-written forward passes no mask, which only sdpa takes as causal
-        torch.testing.assert_close(logits, pooled_forward(speech_model("sdpa"), row, sites, positions), **CLOSE)
+        torch.testing.assert_close(logits, pooled_forward(speech_model("sdpa"), row, sites, positions)[0], **CLOSE)
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])

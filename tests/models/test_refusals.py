@@ -28,11 +28,6 @@ def test_padding_on_both_sides(model, speech, dual):
         model(**speech)
 
 
-def test_labels(model, speech):
-    with patch(model, DUAL), refused("labels.*Compute the loss from the logits"):
-        model(**speech, labels=speech["input_ids"])
-
-
 def test_logits_at_positions(model, speech):
     with patch(model, DUAL), refused("logits_to_keep must be an int"):
         model(**speech, logits_to_keep=torch.tensor([0, 5]))
@@ -111,15 +106,6 @@ def test_attention_implementations_without_a_known_mask(speech):
     decoder = next(module for module in model.modules() if type(module).__name__ == "Qwen2Model")
     decoder.config._attn_implementation = "flex_attention"
     with patch(model, DUAL), refused("'flex_attention' is not supported.*set_attn_implementation"):
-        model(**speech)
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers 5.23 renames the method
-def test_gradient_checkpointing(speech):
-    model = copy.deepcopy(speech_model())
-    model.gradient_checkpointing_enable()
-    model.train()
-    with patch(model, DUAL), refused("gradient checkpointing.*gradient_checkpointing_disable"):
         model(**speech)
 
 

@@ -1,0 +1,267 @@
+"""Gradients of a pooled model: those of the loss by hand, the same under checkpointing, autocast and the compiler."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import random_encoder_decoders
+import torch
+import transformers
+from by_hand import pooled_losses
+from random_families import CASES, random_model, random_rows
+from random_speech import AUDIO, DUAL, KEPT, SITES, SPEECH, batch, embedded, speech_model
+from test_labels import answers
+from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+from affinity_pool import PooledPadded
+from affinity_pool.models import Site, patch
+from affinity_pool.models.families import language_model
+
+ROUNDED = {"eps": 1e-3, "atol": 2e-3, "rtol": 1e-2, "fast_mode": True}  # transformers normalises in float32
+REENTRANT = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not-reentrant"])
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # float32 sums in other orders
+
+
+@pytest.fixture(autouse=True)
+def learning(one_thread: None) -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture
+def model() -> Any:
+    return copy.deepcopy(speech_model()).train()
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def learnt(model: Any, inputs: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
+    return gradients(model, model(**inputs, labels=answers(inputs), **options).loss)
+
+
+def assert_same(given: dict[str, Tensor], wanted: dict[str, Tensor], close: float = 0) -> None:
+    assert given.keys() == wanted.keys()
+    for name, grad in given.items():
+        torch.testing.assert_close(grad, wanted[name], rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("sites", SITES.values(), ids=SITES)
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+def test_gradients_are_those_of_autograd_through_the_reference(model, sites, positions, side):
+    by_hand = pooled_losses(model, SPEECH, [answers(row)[0] for row in SPEECH], sites, positions)
+    wanted = gradients(model, by_hand.mean())
+    with patch(model, sites, positions=positions):
+        given = learnt(model, batch(SPEECH, side))
+    assert {"language_model" in name for name in given} == {True, False}  # the encoder's weights too
+    for name, grad in given.items():
+        torch.testing.assert_close(grad, wanted[name], **CLOSE)
+
+
+def test_gradients_in_float64_are_those_of_finite_differences():
+    """The op has no float64: pairs of audio tokens are merged by a reduction of one's own, through the same patch."""
+
+    def pairs(x: Tensor, lengths: Tensor | None, audio: Tensor) -> PooledPadded:
+        (begin, end) = audio[0].nonzero()[0].item(), audio[0].nonzero()[-1].item() + 1
+        begin += (end - begin) % 2
+        merged = x[:, begin:end].unflatten(1, (-1, 2)).mean(2)
+        gone = merged.shape[1]
+        values = torch.cat([x[:, :gone], x[:, :begin], merged, x[:, end:]], 1)
+        counts = torch.ones(x.shape[1], dtype=torch.int32)
+        counts[:gone], counts[gone + begin : begin + 2 * gone] = 0, 2
+        ids = torch.repeat_interleave(torch.arange(x.shape[1]), counts).int()
+        return PooledPadded(values, torch.tensor([x.shape[1] - gone], dtype=torch.int32), ids[None], counts[None])
+
+    model = speech_model(dtype=torch.float64)
+    row = {name: x.double() if x.is_floating_point() else x for name, x in SPEECH[2].items()}
+    with torch.no_grad():
+        given = embedded(model, row) | {"audio_positions": row["input_ids"] == AUDIO}
+    wanted, embeds = answers(row), given.pop("inputs_embeds")
+
+    def loss(embeds: Tensor) -> Tensor:
+        return model(inputs_embeds=embeds, labels=wanted, **given).loss
+
+    with patch(model, [Site(0, reduction=pairs), Site(2, reduction=pairs)]) as handle:
+        assert torch.autograd.gradcheck(loss, embeds.requires_grad_(), **ROUNDED)
+        assert handle.stats.sites[1].audio_after == [2]
+    speech_model(dtype=torch.float64).zero_grad()
+
+
+# Layers that run again in the backward pass.
+
+
+@pytest.fixture(params=["Qwen2AudioForConditionalGeneration", *CASES])
+def family(request: pytest.FixtureRequest) -> tuple[Any, list[dict[str, Tensor]]]:
+    if request.param not in CASES:
+        return copy.deepcopy(speech_model()).train(), SPEECH
+    return copy.deepcopy(random_model(request.param)).train(), random_rows(request.param)
+
+
+def without_dropout(model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+        for name in vars(getattr(module, "config", object)):
+            if "layerdrop" in name:
+                setattr(module.config, name, 0.0)
+    return model
+
+
+@REENTRANT
+@pytest.mark.parametrize("sites", [DUAL, KEPT], ids=["thresholds", "shares"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers 5.23 renames the method
+def test_gradient_checkpointing_changes_no_gradient(family, sites, reentrant):
+    model, rows = family
+    if not model.supports_gradient_checkpointing:
+        pytest.skip(f"{type(model).__name__} of transformers {transformers.__version__} has no gradient checkpointing")
+    without_dropout(model)
+    inputs = batch(rows, "right")
+    if reentrant:
+        model.enable_input_require_grads()
+    with patch(model, sites) as handle:
+        wanted = learnt(model, inputs)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        given = learnt(model, inputs)
+        assert handle.stats.sites[0].audio_kept < 1
+    assert_same(given, wanted)
+
+
+@REENTRANT
+@pytest.mark.parametrize("attention", ["plain", "proportional"])
+@pytest.mark.parametrize("kind", ["whisper", "moonshine", "speech_to_text", "seamless_m4t_v2"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_gradient_checkpointing_of_a_decoder_that_attends_to_pooled_memory(kind, attention, reentrant):
+    model = without_dropout(copy.deepcopy(random_encoder_decoders.random_model(kind)).train())
+    inputs = {name: value.clone() for name, value in random_encoder_decoders.speech(kind).items()}
+    wanted_ids = torch.arange(6)[None].repeat(3, 1)
+    with patch(model, [Site("memory", keep=0.5)], attention=attention):
+        wanted = gradients(model, model(**inputs, labels=wanted_ids).loss)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+        given = gradients(model, model(**inputs, labels=wanted_ids).loss)
+    # Of encoder layers, too: their gradients are added up in another order, with the patch or without it.
+    assert_same(given, wanted, close=1e-5)
+
+
+@pytest.mark.parametrize("first", ["patch", "wrapper"])
+def test_torchs_checkpoint_wrapper_around_layers(model, first):
+    inputs = batch(SPEECH, "right")
+    with patch(model, DUAL):
+        wanted = learnt(model, inputs, use_cache=False)
+
+    def wrap() -> None:
+        layers = language_model(model).layers
+        for index, layer in enumerate(layers):
+            layers[index] = checkpoint_wrapper(layer)
+
+    if first == "wrapper":
+        wrap()
+    with patch(model, DUAL) as handle:
+        if first == "patch":
+            wrap()
+        given = learnt(model, inputs, use_cache=False)
+        again = learnt(model, inputs, use_cache=False)
+        with pytest.raises(RuntimeError, match="use_cache=False"):
+            learnt(model, inputs)
+        assert handle.stats.sites[0].audio_kept < 1
+    plain = learnt(model, inputs, use_cache=False)
+    named = {name.replace("_checkpoint_wrapped_module.", ""): grad for name, grad in given.items()}
+    assert_same(named, wanted)
+    assert_same(again, given)
+    assert any(not torch.equal(grad, given[name]) for name, grad in plain.items())
+
+
+def test_layers_checkpointed_out_of_sight_are_refused(model):
+    inputs = batch(SPEECH, "right")
+    with patch(model, DUAL):
+        for layer in language_model(model).layers:
+            kind = type(layer)
+
+            def again(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> Any:
+                call = functools.partial(kind.__call__, self, **kwargs)
+                return torch.utils.checkpoint.checkpoint(call, *args, use_reentrant=False)
+
+            layer.__class__ = type(kind.__name__, (kind,), {"__call__": again})
+        loss = model(**inputs, labels=answers(inputs), use_cache=False).loss
+        with pytest.raises(RuntimeError, match=r"run again in the backward pass.*gradient_checkpointing_enable"):
+            loss.backward()
+
+
+def test_a_whole_forward_checkpointed_draws_the_same_threshold_again(model):
+    inputs = batch(SPEECH, "right")
+    ranged = [Site(0, (0.3, 0.9), 1), Site(2, keep=(0.2, 0.9))]
+    with patch(model, ranged):
+        torch.manual_seed(3)
+        wanted = learnt(model, inputs)
+        torch.manual_seed(3)
+
+        def loss(ids: Tensor) -> Tensor:
+            return model(**inputs | {"input_ids": ids}, labels=answers(inputs)).loss
+
+        given = gradients(model, torch.utils.checkpoint.checkpoint(loss, inputs["input_ids"], use_reentrant=False))
+    assert_same(given, wanted)
+
+
+# Other numbers, other engines.
+
+
+def test_autocast_and_bfloat16_learn_nearly_the_same(model):
+    inputs = batch(SPEECH, "right")
+    with patch(model, KEPT), torch.no_grad():
+        exact = model(**inputs, labels=answers(inputs)).loss
+    with patch(model, KEPT), torch.autocast("cpu", torch.bfloat16):
+        loss = model(**inputs, labels=answers(inputs)).loss
+    assert all(grad.isfinite().all() for grad in gradients(model, loss).values())
+    torch.testing.assert_close(loss, exact, rtol=0.05, atol=0.05)
+    halved = copy.deepcopy(model).to(torch.bfloat16)
+    speech = {name: x.bfloat16() if x.is_floating_point() else x for name, x in inputs.items()}
+    with patch(halved, KEPT):
+        loss = halved(**speech, labels=answers(inputs)).loss
+    assert all(grad.isfinite().all() for grad in gradients(halved, loss).values())
+    torch.testing.assert_close(loss.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_accumulated_gradients_are_the_sum(model):
+    with patch(model, DUAL):
+        parts = [learnt(model, row) for row in SPEECH]
+        model.zero_grad()
+        for row in SPEECH:
+            model(**row, labels=answers(row)).loss.backward()
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            torch.testing.assert_close(weight.grad, sum(part[name] for part in parts))
+
+
+@pytest.mark.parametrize(("way", "sites"), [("model", DUAL), ("in place", KEPT), ("layers", DUAL)])
+def test_a_compiled_step_has_the_same_gradients(model, sites, way):
+    torch.compiler.reset()
+    inputs = batch(SPEECH, "right")
+    compiled = model
+    with patch(model, sites) as handle:
+        wanted = learnt(model, inputs)
+        if way == "model":
+            compiled = torch.compile(model, backend="aot_eager")
+        elif way == "in place":
+            model.compile(backend="aot_eager")
+        else:
+            for layer in language_model(model).layers:
+                layer.compile(backend="aot_eager")
+        given = gradients(model, compiled(**inputs, labels=answers(inputs)).loss)
+        other = batch(SPEECH[:2], "right")
+        assert gradients(model, compiled(**other, labels=answers(other)).loss)
+        assert handle.stats.sites[0].audio_kept < 1
+    torch.compiler.reset()
+    for name, grad in given.items():
+        torch.testing.assert_close(grad, wanted[name], **CLOSE)
