@@ -113,9 +113,8 @@ def without_dropout(model: Any) -> Any:
         for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
-        for name in vars(getattr(module, "config", object)):
-            if "layerdrop" in name:
-                setattr(module.config, name, 0.0)
+    for name in ("encoder_layerdrop", "decoder_layerdrop", "speech_encoder_layerdrop"):
+        setattr(model.config, name, 0.0)
     return model
 
 
@@ -148,8 +147,13 @@ def test_gradient_checkpointing_of_a_decoder_that_attends_to_pooled_memory(kind,
     wanted_ids = torch.arange(6)[None].repeat(3, 1)
     with patch(model, [Site("memory", keep=0.5)], attention=attention):
         wanted = gradients(model, model(**inputs, labels=wanted_ids).loss)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-        model.enable_input_require_grads()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    try:
+        gradients(model, model(**inputs, labels=wanted_ids).loss)
+    except RuntimeError as error:
+        pytest.skip(f"transformers {transformers.__version__} cannot, without the patch either: {str(error)[:60]}")
+    with patch(model, [Site("memory", keep=0.5)], attention=attention):
         given = gradients(model, model(**inputs, labels=wanted_ids).loss)
     # Of encoder layers, too: their gradients are added up in another order, with the patch or without it.
     assert_same(given, wanted, close=1e-5)
