@@ -68,8 +68,13 @@ def patch(
     decoder's cross-attention then holds fewer keys and values; what is asked of the encoder itself, ``encoder_outputs``
     too, stays as it is, and so does ``cross_attentions``: a merged token's weight is spread over what merged.
 
-    In the others batches must be padded on the left, as ``generate`` needs them anyway; ``output_hidden_states`` then
-    has a different width from each site on, and so have the logits of a prefill: their last column is the last token's.
+    In the others ``output_hidden_states`` has a different width from each site on, and so have the logits of a prefill,
+    unless they are expanded: their last column is the last token's. Batches must be padded on the left, as ``generate``
+    needs them anyway.
+
+    To train, call the model with ``labels`` (-100 on audio and padding): the loss is the model's own, over the columns
+    that are left, and gradients are those of the means. Batches may then be padded on the right, as they may without
+    labels in training mode, and where logits are expanded. See docs/training.md.
 
     Calls may come from several threads. Embeddings made beforehand are pooled where the caller says which are audio:
     ``model.generate(inputs_embeds=..., audio_positions=mask)``, with a ``[B, T]`` bool mask. Copies and pickles of a

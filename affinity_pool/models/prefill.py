@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 def prepare(call: Prefill) -> None:
     """Before anything is computed: check the mask, and what there is to learn.
 
-    Tokens and runs are counted here if the first site keeps a share. On the right a batch may be padded where nothing
-    is generated from it: in training, with labels, and where logits are taken to the caller's columns.
+    Tokens and runs are counted here if the first site keeps a share.
     """
     if call.mask is not None:
         if call.mask.shape != call.audio.shape:
@@ -37,10 +36,8 @@ def prepare(call: Prefill) -> None:
             )
         call.mask = call.mask.to(call.audio.device).bool()  # models take any number but 0 for a token
         call.audio = call.caller_audio = call.audio & call.mask
-    patched, targets = call.patched, call.targets
-    on_either_side = targets is not None or patched.model.training or patched.logits == "expanded"
-    kept = patched.sites[0].keep is not None
-    if not kept and targets is None and (call.mask is None or not on_either_side):
+    targets, kept = call.targets, call.patched.sites[0].keep is not None
+    if not kept and targets is None and (call.mask is None or not call.either_side):
         return
     mask = torch.ones_like(call.audio) if call.mask is None else call.mask
     wanted = torch.zeros_like(mask) if targets is None else targets.wanted().to(mask.device)
@@ -48,7 +45,7 @@ def prepare(call: Prefill) -> None:
     if targets is not None:
         targets.check(wanted, audio, mask)
     call.tokens = mask.sum(1).tolist()
-    call.left_padded = not (on_either_side and _is_right_padded(mask))
+    call.left_padded = not (call.either_side and _is_right_padded(mask))
     if call.left_padded:
         _check_padding(mask, call.tokens)
     if kept:
@@ -164,7 +161,7 @@ def _check_padding(mask: Tensor, tokens: list[int]) -> None:
         raise NotImplementedError(
             "the attention mask has zeros after its ones (right padding, or padding on both sides): "
             "pad on the left, as generate() needs it (processor.tokenizer.padding_side = 'left'). All rows may be "
-            "padded on the right in training mode, with labels, and under patch(..., logits='expanded')"
+            "padded on the right with labels, and without a KV cache in training mode or with logits='expanded'"
         )
 
 

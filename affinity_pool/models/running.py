@@ -105,6 +105,8 @@ class Prefill(LayerCall):
     """``[B, 1]`` how many of the caller's columns the sites so far took away, where positions follow; else None."""
     sizes: Tensor | None = None
     """``[B, T]`` int32, tokens that each column entering the next site stands for; None: one each, or nobody asks."""
+    either_side: bool = False
+    """Whether the batch may be padded on the right as well: nothing is generated from it."""
     left_padded: bool = True
     targets: Targets | None = None
     """What the model's loss reads, where it computes one."""

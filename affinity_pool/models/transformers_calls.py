@@ -36,7 +36,9 @@ class TransformersCalls(LayerCalls):
             audio = self._placeholders(kwargs["input_ids"]) if embedded is None else embedded
             call = Prefill(patched, audio, kwargs.get("attention_mask"))
             if kwargs.get("labels") is not None or kwargs.get("shift_labels") is not None:
-                call.targets = Targets(kwargs, (audio.shape[0], audio.shape[1]))
+                call.targets, call.either_side = Targets(kwargs, (audio.shape[0], audio.shape[1])), True
+            elif cache is None:  # generate() brings one
+                call.either_side = patched.model.training or patched.logits == "expanded"
             return call
         if isinstance(cache, PooledCache):
             check_owner(cache.pooled_by, patched)

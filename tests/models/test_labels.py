@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -342,15 +343,20 @@ def test_logits_must_be_one_of_two(model):
 # Padding on the right.
 
 
-def test_padding_on_the_right_is_for_forwards_that_nothing_is_generated_from(model):
-    inputs = batch(SPEECH, "right")
-    with (
-        patch(model, DUAL),
-        pytest.raises(NotImplementedError, match=r"pad on the left.*in training mode, with labels"),
-    ):
+def test_padding_on_the_right_is_for_forwards_that_nothing_is_generated_from():
+    inputs, model = batch(SPEECH, "right"), copy.deepcopy(speech_model())
+    on_the_left = pytest.raises(NotImplementedError, match=r"pad on the left.*on the right with labels")
+    with patch(model, DUAL), on_the_left:
         model(**inputs)
     with patch(model, DUAL, logits="expanded"):
-        model(**inputs)
+        expected = model(**inputs).logits
+        with on_the_left:
+            model.generate(**inputs, max_new_tokens=2)
+    model.train()
+    with patch(model, DUAL):
+        assert model(**inputs).logits.shape[1] < expected.shape[1]
+        with on_the_left:
+            model.generate(**inputs, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
