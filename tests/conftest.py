@@ -21,7 +21,12 @@ hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=Non
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-LONGEST = ("test_the_claims_hold_in_the_interpreter", "test_sanitizers_find_nothing", "test_the_op_keeps_its_contract")
+LONGEST = (
+    "test_the_claims_hold_in_the_interpreter",
+    "test_sanitizers_find_nothing",
+    "test_the_op_keeps_its_contract",
+    "test_a_compiled_step_has_the_same_gradients",
+)
 """Half a minute and more: they begin first, or one core would wait for another that has them left at the end."""
 
 

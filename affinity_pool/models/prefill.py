@@ -48,6 +48,11 @@ def prepare(call: Prefill) -> None:
     call.left_padded = not (call.either_side and _is_right_padded(mask))
     if call.left_padded:
         _check_padding(mask, call.tokens)
+    elif call.last_logits:
+        raise NotImplementedError(
+            f"logits_to_keep={call.last_logits} of a batch that is padded on the right: once audio has merged, what "
+            "was last in its rows is last no more. Leave logits_to_keep out, or pad on the left"
+        )
     if kept:
         call.runs = _runs(audio)
 

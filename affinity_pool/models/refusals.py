@@ -47,6 +47,11 @@ def check_prefill(kwargs: dict[str, Any], patched: Patched) -> None:
             "logits_to_keep must be an int while pooling, how many of the last columns: pooled columns are not those "
             "that a tensor of positions means"
         )
+    if kwargs.get("logits_to_keep") and patched.logits == "expanded" and any(site.reduction for site in patched.sites):
+        raise NotImplementedError(
+            "logits_to_keep with logits='expanded' and a reduction of one's own: a column that was dropped has the "
+            "logits of one before it, which may be none of the last. Leave logits_to_keep out"
+        )
     check_implementation(implementation, patched.attention)
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise NotImplementedError(

@@ -108,6 +108,8 @@ class Prefill(LayerCall):
     either_side: bool = False
     """Whether the batch may be padded on the right as well: nothing is generated from it."""
     left_padded: bool = True
+    last_logits: int = 0
+    """How many of the last columns have logits; 0: all."""
     targets: Targets | None = None
     """What the model's loss reads, where it computes one."""
     went: Tensor | None = None

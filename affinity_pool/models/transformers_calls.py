@@ -34,7 +34,8 @@ class TransformersCalls(LayerCalls):
         if features or (embedded := _audio_among_embeddings(kwargs)) is not None:
             check_prefill(kwargs, patched)
             audio = self._placeholders(kwargs["input_ids"]) if embedded is None else embedded
-            call = Prefill(patched, audio, kwargs.get("attention_mask"))
+            last_logits = kwargs.get("logits_to_keep") or 0
+            call = Prefill(patched, audio, kwargs.get("attention_mask"), last_logits=last_logits)
             if kwargs.get("labels") is not None or kwargs.get("shift_labels") is not None:
                 call.targets, call.either_side = Targets(kwargs, (audio.shape[0], audio.shape[1])), True
             elif cache is None:  # generate() brings one

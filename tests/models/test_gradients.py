@@ -269,3 +269,18 @@ def test_a_compiled_step_has_the_same_gradients(model, sites, way):
     torch.compiler.reset()
     for name, grad in given.items():
         torch.testing.assert_close(grad, wanted[name], **CLOSE)
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_what_a_cpu_learns(model):
+    inputs = batch(SPEECH, "right")
+    with patch(model, KEPT):
+        wanted = learnt(model, inputs)
+    on_gpu = copy.deepcopy(model).cuda()
+    moved = {name: x.cuda() for name, x in inputs.items()}
+    with patch(on_gpu, KEPT):
+        given = learnt(on_gpu, moved)
+        again = learnt(on_gpu, moved)
+    for name, grad in given.items():
+        torch.testing.assert_close(grad.cpu(), wanted[name], rtol=1e-2, atol=1e-3)
+        assert torch.equal(grad, again[name])

@@ -328,6 +328,16 @@ def test_expanded_logits_of_the_last_columns(kept):
         torch.testing.assert_close(model(**inputs, logits_to_keep=kept).logits, whole[:, -kept:])
 
 
+def test_logits_of_the_last_columns_that_cannot_be_told():
+    model, rows = random_model("VoxtralForConditionalGeneration"), random_rows("VoxtralForConditionalGeneration")
+    inputs = batch(rows, "right")
+    with patch(model, [Site(0, keep=0.3)]), pytest.raises(NotImplementedError, match="logits_to_keep=4 of a batch"):
+        model(**inputs, labels=answers(inputs)[:, -4:], logits_to_keep=4)
+    dropping = [Site(0, reduction=Site(0, 0.9).reduce)]
+    with patch(model, dropping, logits="expanded"), pytest.raises(NotImplementedError, match="reduction of one's own"):
+        model(**batch(rows), logits_to_keep=4)
+
+
 def test_generation_is_the_same_with_expanded_logits(model, speech):
     with patch(model, DUAL):
         expected = tokens(model, speech)
