@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# What fine-tuning wins back where pooling costs something: ./finetune.sh [SITES], an hour and a half on two cores.
+# What fine-tuning wins back where pooling costs something: ./finetune.sh [SITES], two hours on two cores.
 #
-# Four trainings of 480 steps, 18 minutes or less each with a core of its own: pooled and not, of all weights and of LoRA
-# in the decoder. Then every model, and the one they began with, on both test sets, with and without pooling at the same
-# sites. What is there already is not made again. compare.py says what it comes to.
+# Five trainings of 480 steps, 18 minutes or less each with a core of its own: pooled and not, of all weights and of LoRA
+# in the decoder, and pooled to shares drawn anew for each step (ranges.json). Then every model, and the one they began
+# with, on both test sets, with and without pooling at the same sites; three of them at four budgets. What is there
+# already is not made again. compare.py says what it comes to.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python}
@@ -20,13 +21,13 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=26
 finetune() { # NAME OPTIONS...
   [ -e "$out/$1/training.json" ] || "$python" finetune.py --out "$out/$1" "${@:2}" > "$out/$1.log" 2>&1
 }
-evaluate() { # SET NAMES...
+evaluate() { # FOLDER SET "NAMES" OPTIONS...
   local name model
-  for name in "${@:2}"; do
+  for name in $3; do
     model=$out/$name
     [ "$name" != as-it-was ] || model=checkpoint
-    "$python" -m affinity_pool.cli eval --data "build/sets/$1/manifest.jsonl" --model "$model" --sites "$sites" \
-      --baselines none --longest 24 --batch 32 --out "$out/eval/$name-$1" > "$out/eval-$name-$1.log" 2>&1
+    "$python" -m affinity_pool.cli eval --data "build/sets/$2/manifest.jsonl" --model "$model" "${@:4}" \
+      --baselines none --longest 24 --batch 32 --out "$out/$1/$name-$2" > "$out/$1-$name-$2.log" 2>&1
   done
 }
 both() { # wait for two jobs, and fail if one did
@@ -37,7 +38,15 @@ both() { # wait for two jobs, and fail if one did
 { finetune pooled --sites "$sites"; finetune pooled-lora --sites "$sites" --lora; } &
 { finetune unpooled; finetune unpooled-lora --lora; } &
 both
-names="as-it-was pooled unpooled pooled-lora unpooled-lora"
-# shellcheck disable=SC2086 # names, with spaces between
-{ evaluate test-espeak $names & evaluate test-allison $names & both; }
-"$python" compare.py $out/eval --out $out/compared.json
+finetune ranged --sites ranges.json &
+evaluate eval test-allison "as-it-was pooled" --sites "$sites" &
+both
+each() { # SET
+  evaluate eval "$1" "as-it-was pooled unpooled pooled-lora unpooled-lora" --sites "$sites"
+  evaluate budgets "$1" "as-it-was pooled ranged" --task transcribe --sites 0:keep=0.8,7:keep=0.3 \
+    --sites 0:keep=0.6,7:keep=0.3 --sites 0:keep=0.4,7:keep=0.25 --sites 0:keep=0.3,7:keep=0.25
+}
+each test-espeak &
+each test-allison &
+both
+"$python" compare.py $out --out $out/compared.json

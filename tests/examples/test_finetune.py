@@ -87,22 +87,24 @@ def test_models_are_compared_recording_by_recording(tmp_path):
             folder = tmp_path / f"{model}-{set_name}"
             folder.mkdir()
             lines = []
-            for condition, kept in (("unpooled", []), ("affinity at 0:keep=0.5", [5])):
+            for sites, kept in (None, []), ("0:keep=0.5", [5]):
                 for recording in ("one", "two"):
-                    wrong = model == compare.BEFORE and kept and recording == "two"
-                    lines.append(
-                        {
-                            "utterance": recording, "condition": condition, "task": "transcribe", "language": "en",
-                            "metric": "wer", "normaliser": "plain", "reference": "alpha bravo", "audio_tokens": 10,
-                            "answer": "alpha" if wrong else "alpha bravo", "kept": kept,
-                        }
-                    )  # fmt: skip
+                    wrong = model == compare.BEFORE and sites and recording == "two"
+                    line = {
+                        "utterance": recording,
+                        "condition": f"at {sites}",
+                        "facts": {"sites": sites} if sites else {},
+                    }
+                    line |= {"task": "transcribe", "language": "en", "metric": "wer", "normaliser": "plain"}
+                    line |= {"reference": "alpha bravo", "answer": "alpha" if wrong else "alpha bravo"}
+                    lines.append(line | {"audio_tokens": 10, "kept": kept})
             (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     entries = compare.compare(tmp_path)
-    assert len(entries) == 2 * 5 * 2  # sets, models, pooled or not
+    assert len(entries) == 2 * 6 * 2  # sets, models, pooled or not
     found = {entry["condition"]: entry for entry in entries if entry["set"] == "test-espeak"}
-    assert found["as-it-was, pooled"]["value"] == 0.25
-    assert found["as-it-was, pooled"]["retention"] == [0.5]
-    assert found["pooled, pooled"]["differences"]["pooled less the model as it was, pooled"]["value"] == -0.25
-    assert found["pooled, pooled"]["differences"]["trained pooled less trained unpooled, both pooled"]["value"] == 0
-    assert "| as-it-was, pooled | 25.0 [" in compare.table(entries)
+    assert found["as-it-was at 0:keep=0.5"]["value"] == 0.25
+    assert found["as-it-was at 0:keep=0.5"]["retention"] == [0.5]
+    assert found["pooled at 0:keep=0.5"]["less"]["as it was"]["value"] == -0.25
+    assert found["pooled at 0:keep=0.5"]["less"]["beside"]["value"] == 0
+    assert "beside" not in found["unpooled at 0:keep=0.5"]["less"]
+    assert "| as-it-was at 0:keep=0.5 | 25.0 [" in compare.table(entries)
