@@ -42,7 +42,12 @@ class OwnedCache(DynamicCache):
     pooled_by: PooledBy
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        check_owner(self.pooled_by, innermost())
+        if (patched := innermost()) is None and torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "a layer that the backward pass runs again would put its keys into the KV cache once more: call the "
+                "model with use_cache=False, or checkpoint by model.gradient_checkpointing_enable()"
+            )
+        check_owner(self.pooled_by, patched)
         return super().update(*args, **kwargs)
 
 
