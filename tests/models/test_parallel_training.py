@@ -132,6 +132,7 @@ def test_two_processes_learn_what_one_learns_from_both_their_rows(tmp_path):
                 assert_close(found["gradients"][at], one.gradients[at], f"{name}, step {at}")
             assert_close({key: found[key] for key in logits}, logits, name)
             assert logits["pooled"].shape[1] < logits["plain"].shape[1]
+            assert_close(found["saved"], one.model.state_dict(), f"{name}, saved")
 
 
 WRAPPED = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import random_encoder_decoders
 import torch
 import transformers
 from random_families import random_model, random_rows
@@ -61,7 +62,9 @@ def on_the_left(items: Items) -> dict[str, Tensor]:
 
 def trainer(model: nn.Module, folder: Path, collate: Callable[..., Any] = collated, **options: Any) -> Any:
     """Three steps of two rows, in the order of the prompts."""
-    parts = {name: options.pop(name) for name in ("callbacks", "compute_metrics") if name in options}
+    parts = {
+        name: options.pop(name) for name in ("callbacks", "compute_metrics", "compute_loss_func") if name in options
+    }
     settings = {
         "max_steps": 3,
         "per_device_train_batch_size": 2,
@@ -135,11 +138,14 @@ def trained_by_hand(sites: list[Site], **options: Any) -> Any:
 @pytest.mark.parametrize("collate", [collated, on_the_left])
 def test_the_trainer_takes_the_steps_of_a_loop_by_hand(own_model, tmp_path, dual, collate):
     expected, losses, norms = trained_by_hand(dual, collate=collate)
+    own = own_model.get_parameter
     with patch(own_model, dual) as handle:
         run = trainer(own_model, tmp_path, collate)
         run.train()
         assert handle.stats.sites[0].audio_after < handle.stats.sites[0].audio_before
     assert_same_weights(own_model, expected)
+    still = [name for name, weight in speech_model().named_parameters() if torch.equal(weight, own(name))]
+    assert still in ([], ["model.audio_tower.embed_positions.weight"])  # gradients pass all sites
     assert logged(run) == pytest.approx(losses, rel=1e-3)  # a log is rounded
     assert logged(run, "grad_norm") == pytest.approx(norms, rel=1e-4)
 
@@ -289,6 +295,18 @@ def test_metrics_and_smoothed_losses_see_the_caller_s_columns_where_tokens_merge
     assert found["eval_accuracy"] == pytest.approx(float(torch.cat(right).float().mean()))
 
 
+def test_a_loss_of_one_s_own_reads_expanded_logits_as_the_model_s_reads_pooled_ones(own_model, tmp_path):
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        return nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    expected, losses, _ = trained_by_hand(DUAL)
+    with patch(own_model, DUAL, logits="expanded"):
+        run = trainer(own_model, tmp_path, compute_loss_func=loss)
+        run.train()
+    assert_same_weights(own_model, expected, rtol=1e-4, atol=1e-4)
+    assert logged(run) == pytest.approx(losses, rel=1e-3)
+
+
 class Speaker(transformers.TrainerCallback):
     """Generates between steps, as one does to hear how a run comes on, and keeps the weights it did that with."""
 
@@ -325,6 +343,34 @@ def test_generating_between_steps_draws_nothing_of_a_range(own_model, tmp_path):
     with patch(own_model, RANGES):
         trainer(own_model, tmp_path, callbacks=[Speaker(training=False)]).train()
     assert_same_weights(own_model, expected)
+
+
+@pytest.mark.parametrize("attention", ["plain", "proportional"])
+def test_whisper_learns_the_same_under_checkpointing_and_answers_between_steps(tmp_path, attention):
+    heard = random_encoder_decoders.speech("whisper")["input_features"]
+    rows = [{"input_features": row, "labels": torch.arange(5) + number} for number, row in enumerate(heard)] * 2
+    said: list[Tensor] = []
+
+    class Answers(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for training in (False, True):
+                said.append(kwargs["model"].train(training).generate(heard, max_new_tokens=6, do_sample=False))
+            assert torch.equal(*said[-2:])
+
+    def collate(items: Items) -> dict[str, Tensor]:
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    trained = []
+    for options in ({}, {"gradient_checkpointing": True}):
+        model = copy.deepcopy(random_encoder_decoders.random_model("whisper"))
+        with patch(model, [random_encoder_decoders.some("whisper")], attention=attention) as handle:
+            run = trainer(model, tmp_path, collate, callbacks=[Answers()], eval_strategy="steps", **options)
+            run.train_dataset = run.eval_dataset = rows
+            run.train()
+            assert handle.stats.sites[0].audio_after < handle.stats.sites[0].audio_before
+        trained.append(model)
+    assert_same_weights(*trained)
+    assert torch.equal(torch.cat(said[:6]), torch.cat(said[6:]))
 
 
 class Drawn(transformers.TrainerCallback):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from random_speech import AUDIO, DUAL, KEPT, PAD, SPEECH, batch, prompt, qwen2, speech_model
 from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from affinity_pool.models import Handle, Site, patch
 
@@ -143,7 +144,7 @@ def step(model: nn.Module) -> None:
 
 
 def train(steps: list[str], rank: int) -> dict[str, Any]:
-    """Two steps, the logits of an evaluation in between, and those without the patch in the end."""
+    """Two steps, what one would save after them, and logits with the patch and without."""
     called, bare, handle = built(steps)
     inputs = labelled(ROWS[rank]) | options(steps)
     losses, learnt, audio = [], [], []
@@ -157,11 +158,13 @@ def train(steps: list[str], rank: int) -> dict[str, Any]:
         audio.append([site.audio_after for site in handle.stats.sites])
         step(bare)
     bare.eval()
+    saved = get_model_state_dict(bare, options=StateDictOptions(full_state_dict=True))
     with torch.no_grad():
         pooled = called(**inputs).logits
         handle.remove()
         plain = called(**inputs).logits
-    return {"losses": losses, "gradients": learnt, "audio": audio, "pooled": pooled, "plain": plain}
+    found = {"losses": losses, "gradients": learnt, "audio": audio, "pooled": pooled, "plain": plain}
+    return found | {"saved": {name: whole(weight) for name, weight in saved.items()}}
 
 
 def main(rank: int, folder: Path) -> None:
