@@ -26,6 +26,7 @@ LONGEST = (
     "test_sanitizers_find_nothing",
     "test_the_op_keeps_its_contract",
     "test_a_compiled_step_has_the_same_gradients",
+    "test_two_processes_learn_what_one_learns_from_both_their_rows",
 )
 """Half a minute and more: they begin first, or one core would wait for another that has them left at the end."""
 

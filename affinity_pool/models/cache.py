@@ -42,12 +42,12 @@ class OwnedCache(DynamicCache):
     pooled_by: PooledBy
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if innermost() is None and in_backward():
+        if (patched := innermost()) is None and in_backward():
             raise RuntimeError(
-                "a layer is run again in the backward pass and would add its keys to the cache a second time: "
-                "call the model with use_cache=False"
+                "a layer that the backward pass runs again would put its keys into the KV cache once more: call the "
+                "model with use_cache=False, or checkpoint by model.gradient_checkpointing_enable()"
             )
-        check_owner(self.pooled_by, innermost())
+        check_owner(self.pooled_by, patched)
         return super().update(*args, **kwargs)
 
 

@@ -38,6 +38,8 @@ class Forward:
 
     @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is self.calls.patched.model:  # bound to it: see Changes._has_wrapped
+            args = args[1:]
         if self.changes.undone:  # others have put a function of theirs around this one, and keep it
             return self.forward(*args, **kwargs)
         named = {**dict(zip(self.__signature__.parameters, args, strict=False)), **kwargs} if args else kwargs.copy()

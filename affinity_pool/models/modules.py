@@ -99,21 +99,28 @@ class Changes:
         if not isinstance(state, dict):
             return state
         state = dict(state)
-        if self._forward is not None and self._forward[0] is module and state.get("forward") is self._forward[2]:
+        if self._forward is not None and self._forward[0] is module and self._has_wrapped(state):
             _restore(state, self._forward[1])
         return state
 
     def undo(self) -> None:
         """Leave every module as it was. What has been changed on top since then, such as ``forward``, stays."""
         if self._forward is not None:
-            module, before, wrapped = self._forward
-            if vars(module).get("forward") is wrapped:
+            module, before, _ = self._forward
+            if self._has_wrapped(vars(module)):
                 _restore(vars(module), before)
         for module, own in self.classes.items():
             self._hooks_of(module).clear()
             if type(module) is own:  # else others have derived a class of theirs from it
                 module.__class__ = own.__bases__[-1]
         self._forward, self.classes = None, {}
+
+    def _has_wrapped(self, state: dict[str, Any]) -> bool:
+        """Whether the forward is the wrapped one, or a method of it: accelerate binds what was inside its own function
+        to the model when it takes that off, a function or not."""
+        assert self._forward is not None
+        forward = state.get("forward")
+        return getattr(forward, "__func__", forward) is self._forward[2]
 
     def _mark(self, module: nn.Module) -> None:
         if module in self.classes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -77,7 +78,9 @@ def _is_packed(kwargs: dict[str, Any]) -> bool:
 def runs_again(decoder: Any) -> bool:
     """Whether the backward pass runs layers again (gradient checkpointing), which then keep no keys."""
     parts = (decoder, *decoder.layers)
-    return decoder.training and any(getattr(part, "gradient_checkpointing", False) for part in parts)
+    if not decoder.training or not torch.is_grad_enabled():  # nothing is, and keys are kept
+        return False
+    return any(getattr(part, "gradient_checkpointing", False) for part in parts)
 
 
 def check_not_in_backward() -> None:
