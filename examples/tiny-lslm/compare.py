@@ -76,26 +76,69 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def table(entries: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each model and way of running it, and for its differences; a column for each set and task."""
-    columns = list(dict.fromkeys((entry["set"], entry["task"], entry["metric"]) for entry in entries))
-    lines = ["| | " + " | ".join(f"{s.removeprefix('test-')} {task} ({metric})" for s, task, metric in columns) + " |"]
-    lines.append("|---" * (1 + len(columns)) + "|")
-    for condition in dict.fromkeys(entry["condition"] for entry in entries):
-        of = {(e["set"], e["task"], e["metric"]): e for e in entries if e["condition"] == condition}
-        cells = [of[column] for column in columns]
-        lines.append(f"| {condition} | " + " | ".join(_figure(cell, cell["metric"]) for cell in cells) + " |")
-        for name in cells[0]["less"]:
-            shown = [_figure(cell["less"][name], cell["metric"], sign="+") for cell in cells]
-            lines.append(f"| *less {name}* | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+ROWS = {
+    "as it was, unpooled": (BEFORE, False),
+    "as it was, pooled": (BEFORE, True),
+    "**trained pooled**, all weights": ("pooled", True),
+    "**trained pooled**, LoRA": ("pooled-lora", True),
+    "trained as long unpooled, all weights, then pooled": ("unpooled", True),
+    "trained as long unpooled, LoRA, then pooled": ("unpooled-lora", True),
+    "trained pooled, all weights, run unpooled": ("pooled", False),
+    "trained pooled, LoRA, run unpooled": ("pooled-lora", False),
+}
+TITLES = {"wer": "WER", "exact": "right", "bleu": "BLEU"}
+BUDGETS = {
+    BEFORE: "as it was",
+    "pooled": "trained at 40 % and 10 %",
+    "ranged": "trained at shares drawn from 25 to 100 %",
+}
 
 
-def _figure(interval: dict[str, Any], metric: str, sign: str = "") -> str:
-    """In points: error rates and accuracies are of one, BLEU of a hundred already."""
-    unit = 1 if metric == "bleu" else 100
-    value, low, high = (unit * interval[name] for name in ("value", "low", "high"))
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+def tables(found: dict[str, Any]) -> list[str]:
+    """Markdown, as docs/training.md has it: for each set the models by tasks, then models by budgets."""
+    return [_by_task(found["eval"], set_name) for set_name in SETS] + [_by_budget(found["budgets"])]
+
+
+def _by_task(entries: list[dict[str, Any]], set_name: str) -> str:
+    of_set = [entry for entry in entries if entry["set"] == set_name]
+    tasks = {entry["task"]: TITLES[entry["metric"]] for entry in of_set}
+    rows = []
+    for title, (model, pooled) in ROWS.items():
+        own = [e for e in of_set if e["condition"].partition(" at ")[0] == model and bool(e["retention"]) == pooled]
+        rows.append([title, *(_cell(next(e for e in own if e["task"] == task)) for task in tasks)])
+    return _markdown([f"`{set_name}`", *(f"`{task}`, {metric}" for task, metric in tasks.items())], rows)
+
+
+def _by_budget(entries: list[dict[str, Any]]) -> str:
+    rows, columns = [], {}
+    for set_name in SETS:
+        for model, title in BUDGETS.items():
+            own = [e for e in entries if e["set"] == set_name and e["condition"].partition(" at ")[0] == model]
+            cells = {e["condition"].partition(" at ")[2]: e for e in own}
+            columns |= {sites: _left(cell["retention"]) for sites, cell in cells.items()}
+            rows.append([f"`{set_name}`, {title}", *(_cell(cells[sites]) for sites in columns)])
+    return _markdown(["WER of `transcribe`; left at the input, after layer 7", *columns.values()], rows)
+
+
+def _left(retention: list[float]) -> str:
+    return ", ".join(f"{100 * share:.0f} %" for share in retention) or "all"
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    """A figure in points, and how far it is from the model as it was, pooled alike."""
+
+    def points(value: float, sign: str = "") -> str:
+        return f"{value if entry['metric'] == 'bleu' else 100 * value:{sign}.1f}"
+
+    shown = points(entry["value"]) + ("" if entry["metric"] == "bleu" else " %")
+    if (less := entry["less"].get("as it was")) is None:
+        return shown
+    value, low, high = (points(less[name], "+") for name in ("value", "low", "high"))
+    return f"{shown} ({value} [{low}, {high}])"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def trainings(folder: Path) -> dict[str, Any]:
@@ -118,7 +161,7 @@ def main() -> None:
     found: dict[str, Any] = {"provenance": provenance(), "trainings": trainings(options.folder)}
     for name in ("eval", "budgets"):
         found[name] = compare(options.folder / name)
-        print(f"{name}\n\n{table(found[name])}\n")
+    print("\n\n".join(tables(found)))
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

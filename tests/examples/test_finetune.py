@@ -107,4 +107,14 @@ def test_models_are_compared_recording_by_recording(tmp_path):
     assert found["pooled at 0:keep=0.5"]["less"]["as it was"]["value"] == -0.25
     assert found["pooled at 0:keep=0.5"]["less"]["beside"]["value"] == 0
     assert "beside" not in found["unpooled at 0:keep=0.5"]["less"]
-    assert "| as-it-was at 0:keep=0.5 | 25.0 [" in compare.table(entries)
+    of_espeak, _, by_budget = compare.tables({"eval": entries, "budgets": entries})
+    assert "| as it was, pooled | 25.0 % |" in of_espeak
+    assert "| **trained pooled**, LoRA | 0.0 % (-25.0 [" in of_espeak
+    assert by_budget.startswith("| WER of `transcribe`; left at the input, after layer 7 | all | 50 % |")
+
+
+def test_the_page_says_what_the_runs_showed():
+    root = FOLDER.parents[1]
+    found = json.loads((root / "benchmarks" / "results" / "tiny-lslm-finetuned.json").read_text())
+    page = (root / "docs" / "training.md").read_text()
+    assert all(table in page for table in compare.tables(found))
