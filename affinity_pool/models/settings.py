@@ -44,6 +44,10 @@ class Pooling:
     positions: Positions | None = None
     attention: Attention | None = None
 
+    def fixed(self) -> Pooling:
+        """As in evaluation mode: of each range the end that leaves the fewest tokens."""
+        return replace(self, sites=tuple(site.drawn(training=False) for site in self.sites))
+
 
 OF_MEMORY = Pooling((Site(MEMORY, 0.96, window=1),), attention="proportional")
 """The preset ``"memory"``, for Whisper; see docs/study/README.md for what it leaves, and what the errors are."""
@@ -150,17 +154,24 @@ def load(path: str | os.PathLike[str]) -> Pooling:
 
 def save(pooling: Pooling, folder: str | os.PathLike[str]) -> Path:
     """Write what :func:`load` reads, and return the file: ``affinity_pool.json`` in ``folder``, which may be new."""
+    content = {"sites": sites_json(pooling.sites), "positions": pooling.positions, "attention": pooling.attention}
+    file = Path(folder) / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(FILE + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, file)  # all of it or what was there before
+    return file
+
+
+def sites_json(sites: Iterable[Site]) -> list[dict[str, Any]]:
+    """Sites as ``affinity_pool.json`` and results hold them; one with a reduction of its own cannot be."""
     entries = []
-    for site in pooling.sites:
+    for site in sites:
         if site.reduction is not None:
             raise ValueError(f"the site at layer {site.layer} has a reduction of its own, which JSON cannot hold")
         rule = {"threshold": site.threshold, "window": site.window} if site.keep is None else {"keep": site.keep}
         entries.append({"layer": site.layer, **rule})
-    content = {"sites": entries, "positions": pooling.positions, "attention": pooling.attention}
-    file = Path(folder) / FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return file
+    return entries
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

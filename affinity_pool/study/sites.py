@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..models import MEMORY, Layer, Site
 from ..models.settings import Attention, Pooling, resolve
@@ -26,7 +25,8 @@ class NamedSites:
 def parse_sites(spec: str, depth: int | None, attention: Attention | None = None) -> NamedSites:
     """A preset, a JSON file or a folder that holds one, or sites with commas between them.
 
-    A site is ``LAYER:THRESHOLD:WINDOW``, or ``LAYER:keep=SHARE``: ``0:0.9:1,7:keep=0.2``, ``memory:0.96:1``. The
+    Of a range, as a model that was trained with one may have, it is the end that leaves the fewest tokens. A site is
+    ``LAYER:THRESHOLD:WINDOW``, or ``LAYER:keep=SHARE``: ``0:0.9:1,7:keep=0.2``, ``memory:0.96:1``. The
     attention is the one asked for, else what the file says, else plain; the name tells which unless it is plain.
 
     Raises:
@@ -34,9 +34,9 @@ def parse_sites(spec: str, depth: int | None, attention: Attention | None = None
     """
     try:
         if ":" in spec and not Path(spec).exists():
-            pooling = resolve([_parse_site(part) for part in spec.split(",")], depth)
+            pooling = resolve([_parse_site(part) for part in spec.split(",")], depth).fixed()
             return _named(format_sites(pooling.sites), pooling, attention)
-        pooling = resolve(spec, depth)
+        pooling = resolve(spec, depth).fixed()
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"sites {spec!r}: {error}") from error
     shown = format_sites(pooling.sites)
@@ -44,9 +44,6 @@ def parse_sites(spec: str, depth: int | None, attention: Attention | None = None
 
 
 def _named(name: str, pooling: Pooling, attention: Attention | None) -> NamedSites:
-    for site in pooling.sites:
-        if isinstance(drawn := site.threshold if site.keep is None else site.keep, tuple):
-            raise InputError(f"sites {name!r}: {drawn} is a range, which training draws from: name one number of it")
     attention = attention or pooling.attention or "plain"
     return NamedSites(with_attention(name, attention), replace(pooling, attention=attention))
 
@@ -92,16 +89,6 @@ def format_sites(sites: Sequence[Site]) -> str:
 
 def _short(number: float) -> str:
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
-
-
-def sites_json(sites: Sequence[Site]) -> list[dict[str, Any]]:
-    """Sites as ``affinity_pool.json`` and results hold them."""
-    return [
-        {"layer": site.layer, "threshold": site.threshold, "window": site.window}
-        if site.keep is None
-        else {"layer": site.layer, "keep": site.keep}
-        for site in sites
-    ]
 
 
 def site_name(site: Site) -> str:

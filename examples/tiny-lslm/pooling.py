@@ -18,10 +18,9 @@ import jiwer
 import numpy as np
 import torch
 from affinity_pool.models import SiteStats
-from affinity_pool.models.settings import Pooling, load
+from affinity_pool.models.settings import Pooling, load, sites_json
 from affinity_pool.provenance import provenance
 from affinity_pool.study.reductions import uniform_drop
-from affinity_pool.study.sites import sites_json
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from evaluate import LONGEST_ANSWER

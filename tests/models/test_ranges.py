@@ -66,6 +66,12 @@ def test_what_is_pooled_is_what_was_drawn(model):
         assert fixed.stats.sites[0].tokens_after == first.tokens_after
 
 
+def test_a_site_by_itself_is_one_of_evaluation_mode():
+    x = torch.randn(1, 12, 8)
+    ranged = Site(0, keep=(0.5, 0.9)).reduce(x, None, None)
+    assert torch.equal(ranged.values, Site(0, keep=0.5).reduce(x, None, None).values)
+
+
 def test_pooled_memory_draws_too():
     with torch.inference_mode(False):
         model = copy.deepcopy(random_model())

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from affinity_pool.models import Site
-from affinity_pool.models.settings import FILE, PRESETS, preset
+from affinity_pool.models.settings import FILE, PRESETS, preset, sites_json
 from affinity_pool.study.errors import InputError
-from affinity_pool.study.sites import format_sites, parse_sites, rule_name, site_name, sites_json
+from affinity_pool.study.sites import format_sites, parse_sites, rule_name, site_name
 
 SPECS = {
     "0:0.9:1,7:0.85:3": (Site(0, 0.9, 1), Site(7, 0.85, 3)),
@@ -99,3 +99,10 @@ def test_sites_that_cannot_be_are_told(spec: str, message: str) -> None:
 def test_a_rule_is_named_in_words() -> None:
     assert rule_name(Site(0, 0.9, 1)) == "cosine ≥ 0.9, window 1"
     assert rule_name(Site(0, keep=0.7864)) == "0.7864 is kept"
+
+
+def test_of_a_range_the_end_that_leaves_the_fewest_tokens(tmp_path):
+    """As evaluation mode has it: a model that was trained with ranges carries them in its file."""
+    entries = [{"layer": 0, "threshold": [0.85, 1.0], "window": 1}, {"layer": 7, "keep": [0.25, 1.0]}]
+    (tmp_path / FILE).write_text(json.dumps({"sites": entries}))
+    assert parse_sites(str(tmp_path), 8).name == "0:0.85:1,7:keep=0.25"

@@ -106,7 +106,7 @@ class Lslm(Subject):
         """The same with nothing left open; raises what :meth:`pooling` does."""
         try:
             with self.patched(asked) as handle:
-                return Pooling(handle.sites, handle.positions, handle.attention)
+                return Pooling(handle.sites, handle.positions, handle.attention).fixed()
         except ValueError as error:
             raise InputError(str(error)) from error
 

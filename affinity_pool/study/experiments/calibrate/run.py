@@ -25,7 +25,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from ....models import Site
-from ....models.settings import FILE, Attention, Pooling
+from ....models.settings import FILE, Attention, Pooling, sites_json
 from ....pooling import pool_padded
 from ...efficiency.flops import relative_prefill_flops
 from ...errors import InputError
@@ -36,7 +36,7 @@ from ...runs.batches import Batch, Work
 from ...runs.conditions import UNPOOLED, Answering, Condition
 from ...runs.results import Answer, CalibrationSummary, Facts, Finished, TokensLeft, TrialResult
 from ...runs.scores import as_shares, by_condition, relative_flops, retention
-from ...sites import format_sites, sites_json
+from ...sites import format_sites
 from ...subject.lslm import Lslm
 
 Criterion = Literal["answer", "first-token"]

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
-from ....models.settings import Attention, Pooling
+from ....models.settings import Attention, Pooling, sites_json
 from ...errors import InputError
 from ...runs import folders
 from ...runs.results import CostResult, CostSummary, Facts
 from ...runs.resume import OneProcess, Resumable
-from ...sites import sites_json
 from ...subject.subject import Subject
 from .forced import FINAL_RETENTION, INPUT_RETENTION, SPREAD
 from .measure import Options, measure

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ....models import PrefillStats, Site
-from ....models.settings import Attention, Pooling
+from ....models.settings import Attention, Pooling, sites_json
 from ....provenance import provenance
 from ...data import Utterance, open_data
 from ...efficiency import ttft
@@ -28,7 +28,7 @@ from ...groups import Picture, Row, Span, spans_after_sites
 from ...metrics import Normaliser
 from ...metrics.wer import WordErrors, word_errors
 from ...runs.results import DemoSummary
-from ...sites import rule_name, site_name, sites_json
+from ...sites import rule_name, site_name
 from ...subject.lslm import Lslm
 
 
