@@ -100,9 +100,9 @@ class Site:
             mergeable: ``[B, T]`` bool, the audio tokens among the rows; None: all are.
 
         Returns:
-            As :func:`affinity_pool.pool_padded`, padded on the same side; of a range as in evaluation mode. Text is passed on as it is, in order. A row
-            that goes nowhere has -1 in ``segment_ids``; what is passed on has the rotary phase of the first row with
-            its id.
+            As :func:`affinity_pool.pool_padded`, padded on the same side; of a range as in evaluation mode. Text is
+            passed on as it is, in order. A row that goes nowhere has -1 in ``segment_ids``; what is passed on has the
+            rotary phase of the first row with its id.
         """
         if (fixed := self.drawn(training=False)) is not self:
             return fixed.reduce(x, lengths, mergeable, left_padded=left_padded)

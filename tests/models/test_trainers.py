@@ -60,6 +60,13 @@ def on_the_left(items: Items) -> dict[str, Tensor]:
     return collated(items, "left")
 
 
+class InOrder(transformers.Trainer):
+    """Takes the prompts one after the other; only transformers 5 has a setting for that."""
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
 def trainer(model: nn.Module, folder: Path, collate: Callable[..., Any] = collated, **options: Any) -> Any:
     """Three steps of two rows, in the order of the prompts."""
     parts = {
@@ -72,7 +79,6 @@ def trainer(model: nn.Module, folder: Path, collate: Callable[..., Any] = collat
         "learning_rate": RATE,
         "optim": "sgd",
         "lr_scheduler_type": "constant",
-        "train_sampling_strategy": "sequential",
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
@@ -82,9 +88,7 @@ def trainer(model: nn.Module, folder: Path, collate: Callable[..., Any] = collat
         "dataloader_pin_memory": False,
     }
     arguments = transformers.TrainingArguments(str(folder), **(settings | options))
-    made = transformers.Trainer(
-        model, arguments, data_collator=collate, train_dataset=PROMPTS, eval_dataset=PROMPTS[:5], **parts
-    )
+    made = InOrder(model, arguments, data_collator=collate, train_dataset=PROMPTS, eval_dataset=PROMPTS[:5], **parts)
     made.remove_callback(transformers.PrinterCallback)
     return made
 
