@@ -147,7 +147,8 @@ def trainings(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.glob("*/training.json")):
         run = json.loads(file.read_text())
         found[file.parent.name] = {
-            **{name: run[name] for name in ("settings", "trained_parameters", "cpu_minutes", "provenance")},
+            "settings": {name: Path(value).name for name, value in run["settings"].items() if name != "out"},
+            **{name: run[name] for name in ("trained_parameters", "cpu_minutes", "provenance")},
             "loss": [entry["loss"] for entry in run["log"] if "loss" in entry],
         }
     return found
