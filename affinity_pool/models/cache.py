@@ -112,8 +112,11 @@ class PooledCache(OwnedCache):
                 state.log_sizes = state.log_sizes[:, : self.columns(index)]
 
     def _text_tail(self) -> int:
-        """The caller's tokens after the last audio token of any row."""
+        """The caller's tokens after the last audio token of any row; those after the prompt if that is padded on the
+        right, for then its last columns are no longer side by side."""
         prompt = self.audio.shape[1]
+        if self.mask is not None and not bool(self.mask[:, -1].all()):
+            return self.get_seq_length() - prompt
         return (
             self.get_seq_length() - 1 - int((self.audio.any(0) * torch.arange(prompt, device=self.audio.device)).max())
         )

@@ -73,6 +73,7 @@ class LayerCalls(Calls):
 
     def _at_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if current(self.patched) is None and kwargs.get("inputs_embeds") is not None:
+            check_not_in_backward()
             raise RuntimeError(
                 "the decoder of a patched model was called with embeddings, around the model: pooling cannot see which "
                 f"of them are audio. Call the {type(self.patched.model).__name__}, with audio_positions if it is to be "

@@ -177,6 +177,11 @@ class MemoryCalls(Calls):
         if isinstance(cache, PooledMemoryCache):
             call.memory = cache.memory
         elif widths != {hidden.shape[1]}:  # pooled, and rebuilt as a plain one, as Whisper's generate() returns it
+            if self.patched.model.training and self.patched.sites[0].is_ranged:
+                raise RuntimeError(
+                    "this cache was pooled by a number drawn from a range, and rebuilt since as one that does not tell "
+                    "which: generate in evaluation mode (model.eval())"
+                )
             self._pool(call, hidden, mask)
             call.records = []
         wanted = hidden.shape[1] if call.memory is None else call.memory.counts.shape[1]

@@ -27,15 +27,16 @@ class PatchedModule(nn.Module):
     """A module of a patched model."""
 
     _affinity_pool: Changes
-    _affinity_pool_hooks: list[Hook]
-    """Of this module; empty once the patch is off."""
+    _affinity_pool_hooks: tuple[list[Hook], ...]
+    """Of each patch that the module belongs to, the last first; a list is empty once its patch is off."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         kind = type(self)
         if not issubclass(kind, PatchedModule):  # the patch is off, and torch.compile has kept this method
             return kind.__call__(self, *args, **kwargs)
-        for hook in kind._affinity_pool_hooks:
-            args, kwargs = hook(self, args, kwargs) or (args, kwargs)
+        for hooks in kind._affinity_pool_hooks:
+            for hook in hooks:
+                args, kwargs = hook(self, args, kwargs) or (args, kwargs)
         return super().__call__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -84,7 +85,7 @@ class Changes:
                     self._hooks_of(inside).clear()
 
     def _hooks_of(self, module: nn.Module) -> list[Hook]:
-        return vars(self.classes[module])["_affinity_pool_hooks"]
+        return vars(self.classes[module])["_affinity_pool_hooks"][0]
 
     def wrap(self, module: nn.Module, around: Callable[..., Any]) -> None:
         """Have ``around(forward)`` in place of a module's ``forward``: not a hook, for ``forward`` is called directly
@@ -128,7 +129,7 @@ class Changes:
         kind = type(module)
         bases = (kind,) if issubclass(kind, PatchedModule) else (PatchedModule, kind)
         names: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        names |= {"_affinity_pool": self, "_affinity_pool_hooks": []}
+        names |= {"_affinity_pool": self, "_affinity_pool_hooks": ([], *getattr(kind, "_affinity_pool_hooks", ()))}
         module.__class__ = self.classes[module] = type(kind.__name__, bases, names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -67,13 +68,18 @@ class Site:
         object.__setattr__(self, "threshold", _as_tuple(threshold))
         object.__setattr__(self, "window", window)
 
+    @property
+    def is_ranged(self) -> bool:
+        """Whether its number is drawn in training."""
+        return isinstance(self.threshold if self.keep is None else self.keep, tuple)
+
     def drawn(self, training: bool) -> Site:
         """The site with a number in place of its range, if it has one: drawn in training, else its lower end."""
         for name in ("threshold", "keep"):
             if isinstance(ends := getattr(self, name), tuple):
                 low, high = ends
                 at = torch.rand((), dtype=torch.float64, device="cpu").item() if training else 0.0
-                return replace(self, **{name: min(low + (high - low) * at, high)})
+                return replace(self, **{name: min(max(low, (1 - at) * low + at * high), high)})
         return self
 
     def _check_keep(self, keep: float | tuple[float, float]) -> None:
@@ -132,8 +138,8 @@ def _ends(name: str, given: Any) -> tuple[Any, ...]:
         return (given,)
     if len(given) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in given):
         raise ValueError(f"{name} must be a number or a range of two, (low, high), got {given!r}")
-    if not given[0] <= given[1]:  # also where one of them is NaN
-        raise ValueError(f"{name} must be a range from low to high, got {given!r}")
+    if not all(map(math.isfinite, given)) or given[0] > given[1]:
+        raise ValueError(f"{name} must be a range from low to high, both finite, got {given!r}")
     return tuple(given)
 
 

@@ -66,7 +66,7 @@ class TransformersCalls(LayerCalls):
         if not isinstance(call, Prefill) or call.went is None:
             return output
         if isinstance(output, tuple):
-            at = 0 if call.targets is None else 1  # after the loss
+            at = 1 if call.targets is not None and "labels" in call.targets.handed else 0  # after the loss
             return (*output[:at], _expanded(output[at], call.went, call.tokens), *output[at + 1 :])
         output.logits = _expanded(output.logits, call.went, call.tokens)
         return output
@@ -84,10 +84,9 @@ class TransformersCalls(LayerCalls):
         else:
             cos_sin = decoder.rotary_emb(hidden, call.positions)
         implementation, weights = decoder.config._attn_implementation, log_sizes(call.sizes)
-        # No token sees padding that comes after it: causality hides it, but not from a kernel that takes no mask.
-        hidden_from = filled if call.left_padded or "flash" in implementation else None
+        padding = filled if call.left_padded else None  # no token sees padding that comes after it
         call.override = {
-            "attention_mask": attention_mask(implementation, hidden_from, width, width, hidden, weights),
+            "attention_mask": attention_mask(implementation, padding, width, width, hidden, weights),
             "position_ids": position_ids,  # from 0 in both modes: gaps make FlashAttention see packed sequences
             "position_embeddings": cos_sin,
         }

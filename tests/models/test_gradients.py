@@ -13,14 +13,15 @@ import torch
 import transformers
 from by_hand import pooled_losses
 from random_families import CASES, random_model, random_rows
-from random_speech import AUDIO, DUAL, KEPT, SITES, SPEECH, batch, embedded, speech_model
+from random_speech import AUDIO, DUAL, KEPT, SITES, SPEECH, batch, embedded, speech_model, steps, tokens
 from test_labels import answers
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from affinity_pool import PooledPadded
 from affinity_pool.models import Site, patch
-from affinity_pool.models.families import language_model
+from affinity_pool.models.families import inner_model, language_model
 
 ROUNDED = {"eps": 1e-3, "atol": 2e-3, "rtol": 1e-2, "fast_mode": True}  # transformers normalises in float32
 REENTRANT = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not-reentrant"])
@@ -187,17 +188,104 @@ def test_torchs_checkpoint_wrapper_around_layers(model, first):
     assert any(not torch.equal(grad, given[name]) for name, grad in plain.items())
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_layers_that_are_checkpointed_keep_no_keys(model):
+    """Where they keep none, a cache is left as it was given: empty, and anyone's."""
+    inputs = batch(SPEECH, "right")
+    model.gradient_checkpointing_enable()
+    for layer in language_model(model).layers[1:]:
+        layer.gradient_checkpointing = False
+    with patch(model, DUAL):
+        wanted = learnt(model, inputs)
+        cache = DynamicCache()
+        assert_same(learnt(model, inputs, past_key_values=cache), wanted)
+        assert type(cache) is DynamicCache
+    whisper = copy.deepcopy(random_encoder_decoders.random_model("whisper")).train()
+    whisper.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    heard = {name: value.clone() for name, value in random_encoder_decoders.speech("whisper").items()}
+    with patch(whisper, [Site("memory", keep=0.5)]):
+        whisper(**heard, labels=torch.arange(6)[None].repeat(3, 1), past_key_values=cache).loss.backward()
+    assert type(cache) is EncoderDecoderCache
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_that_checkpoints_generates_the_same(model, positions, training):
+    """Without gradients nothing is run again, and keys are kept; from transformers 5 on in training mode too."""
+    inputs = batch(SPEECH)
+    with patch(model, KEPT, positions=positions, attention="proportional"), torch.no_grad():
+        expected = steps(model.eval(), inputs)
+        model.gradient_checkpointing_enable()
+        plain = tokens(model.train(training), SPEECH[0])
+        if not torch.equal(plain, tokens(model.eval(), SPEECH[0])):
+            pytest.skip(f"transformers {transformers.__version__} drops the cache of a model in training mode")
+        assert torch.equal(steps(model.train(training), inputs), expected)
+
+
+def test_layers_of_an_encoder_decoder_checkpointed_out_of_sight_are_refused():
+    model = copy.deepcopy(random_encoder_decoders.random_model("whisper", "eager"))
+    heard = {name: value.clone() for name, value in random_encoder_decoders.speech("whisper").items()}
+    with patch(model, [Site("memory", keep=0.5)], attention="proportional"):
+        checkpoint_out_of_sight(model.model.decoder.layers)
+        loss = model(**heard, labels=torch.arange(6)[None].repeat(3, 1), use_cache=False).loss
+        with pytest.raises(RuntimeError, match="run again in the backward pass"):
+            loss.backward()
+
+
+def checkpoint_out_of_sight(layers: Any) -> None:
+    """As a library does it that takes over the class of each layer."""
+    for layer in layers:
+        kind = type(layer)
+
+        def again(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> Any:
+            call = functools.partial(kind.__call__, self, **kwargs)
+            return torch.utils.checkpoint.checkpoint(call, *args, use_reentrant=False)
+
+        layer.__class__ = type(kind.__name__, (kind,), {"__call__": again})
+
+
+def test_a_class_derived_from_a_patched_layer_s_is_left_without_hooks(model):
+    inputs = batch(SPEECH)
+    plain = model(**inputs).logits
+    handle = patch(model, DUAL)
+    for layer in language_model(model).layers:
+        layer.__class__ = type(type(layer).__name__, (type(layer),), {})  # as FSDP2 does it
+    assert model(**inputs).logits.shape[1] < plain.shape[1]
+    handle.remove()
+    assert torch.equal(model(**inputs).logits, plain)
+    assert not any(hooks for layer in language_model(model).layers for hooks in type(layer)._affinity_pool_hooks)
+    with patch(model, DUAL):
+        assert model(**inputs).logits.shape[1] < plain.shape[1]
+
+
+def test_models_that_share_a_module_are_patched_side_by_side():
+    """Positions are noted by a hook on the rotary embedding."""
+    first, second = copy.deepcopy(speech_model()), copy.deepcopy(speech_model())
+    inputs = batch(SPEECH)
+    with patch(first, DUAL, positions="compact"):
+        expected = first(**inputs).logits
+    language_model(second).rotary_emb = language_model(first).rotary_emb
+    with patch(first, DUAL, positions="compact"), patch(second, DUAL, positions="compact"):
+        assert torch.equal(first(**inputs).logits, expected)
+        assert torch.equal(second(**inputs).logits, expected)
+
+
+def test_a_decoder_checkpointed_as_a_whole_is_refused_by_that_name(model):
+    inputs = batch(SPEECH, "right")
+    inner = inner_model(model)
+    with patch(model, DUAL):
+        inner.language_model = checkpoint_wrapper(inner.language_model)
+        loss = model(**inputs, labels=answers(inputs), use_cache=False).loss
+        with pytest.raises(RuntimeError, match="run again in the backward pass"):
+            loss.backward()
+
+
 def test_layers_checkpointed_out_of_sight_are_refused(model):
     inputs = batch(SPEECH, "right")
     with patch(model, DUAL):
-        for layer in language_model(model).layers:
-            kind = type(layer)
-
-            def again(self: Any, *args: Any, kind: Any = kind, **kwargs: Any) -> Any:
-                call = functools.partial(kind.__call__, self, **kwargs)
-                return torch.utils.checkpoint.checkpoint(call, *args, use_reentrant=False)
-
-            layer.__class__ = type(kind.__name__, (kind,), {"__call__": again})
+        checkpoint_out_of_sight(language_model(model).layers)
         loss = model(**inputs, labels=answers(inputs), use_cache=False).loss
         with pytest.raises(RuntimeError, match=r"run again in the backward pass.*gradient_checkpointing_enable"):
             loss.backward()

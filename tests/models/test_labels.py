@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from affinity_pool import PooledPadded
 from affinity_pool.models import Site, patch
+from affinity_pool.models.families import language_model
 
 EITHER = pytest.mark.parametrize("side", ["left", "right"])
 UNTOLD = -100
@@ -201,10 +202,25 @@ def test_prompts_packed_into_one_row_are_refused(model, dual):
     row = prompt("ab", 21, "c", 13, "defg", seed=6)
     del row["attention_mask"]
     again = torch.cat([torch.arange(23), torch.arange(18)])[None]
-    with patch(model, dual), pytest.raises(NotImplementedError, match="packed into one row"):
-        model(**row, position_ids=again)
-    with patch(model, dual), pytest.raises(NotImplementedError, match="packed into one row"):
-        model(**row, cu_seq_lens_q=torch.tensor([0, 23, 41], dtype=torch.int32))
+    packed = pytest.raises(NotImplementedError, match="packed into one row")
+    with patch(model, dual):
+        with packed:
+            model(**row, position_ids=again, use_cache=False)
+        with packed:
+            model(**row, cu_seq_lens_q=torch.tensor([0, 23, 41], dtype=torch.int32))
+        one = model(**row, position_ids=torch.arange(41)[None], use_cache=False).logits
+        assert torch.equal(one, model(**row).logits)
+        model(**row, position_ids=again)  # with a cache transformers takes it for one prompt, and so does the patch
+
+
+def test_prompts_packed_by_positions_of_four_axes_are_refused():
+    name = "Qwen2_5OmniThinkerForConditionalGeneration"
+    model, row = random_model(name), dict(random_rows(name)[0])
+    del row["attention_mask"]
+    width = row["input_ids"].shape[1]
+    again = torch.cat([torch.arange(20), torch.arange(width - 20)]).expand(4, 1, width)
+    with patch(model, [Site(2, keep=0.5)]), pytest.raises(NotImplementedError, match="packed into one row"):
+        model(**row, position_ids=again, use_cache=False)
 
 
 # Every family's own loss.
@@ -285,6 +301,102 @@ def test_logits_of_the_last_columns_and_their_labels(kept, sites):
         torch.testing.assert_close(pooled.loss, model(**inputs, labels=whole).loss)
     if sites[0].threshold:
         assert torch.equal(pooled.loss, out.loss)
+
+
+@pytest.mark.parametrize("name", ["Qwen2AudioForConditionalGeneration", "VoxtralForConditionalGeneration"])
+def test_a_row_s_first_token_is_learnt_from_on_neither_side(name):
+    """Padding before it would predict it, and how much of that is left depends on the other rows."""
+    model = random_model(name) if name in CASES else speech_model()
+    rows = random_rows(name) if name in CASES else SPEECH
+    losses = []
+    with patch(model, [Site(0, keep=0.2)]):
+        for inputs in (batch(rows), batch(rows, "right")):
+            losses.append(model(**inputs, labels=asked(inputs)).loss)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_alone_may_have_labels_of_its_last_columns():
+    model, row = random_model("VoxtralForConditionalGeneration"), random_rows("VoxtralForConditionalGeneration")[0]
+    with patch(model, [Site(0, keep=0.3)]):
+        loss = model(**row, labels=asked(row)[:, -4:], logits_to_keep=4).loss
+        whole = asked(row)
+        whole[:, :-3] = UNTOLD
+        torch.testing.assert_close(loss, model(**row, labels=whole).loss)
+
+
+@EITHER
+def test_another_number_may_say_what_is_not_learnt(side):
+    model, rows = random_model("VoxtralForConditionalGeneration"), random_rows("VoxtralForConditionalGeneration")
+    inputs = batch(rows, side)
+    wanted = answers(inputs)
+    with patch(model, [Site(0, keep=0.3)]):
+        loss = model(**inputs, labels=wanted).loss
+        other = wanted.masked_fill(wanted == UNTOLD, -1)
+        assert torch.equal(model(**inputs, labels=other, ignore_index=-1).loss, loss)
+
+
+def test_shifted_labels_alone_compute_no_loss_and_leave_the_logits_first_in_a_tuple():
+    model, rows = random_model("VoxtralForConditionalGeneration"), random_rows("VoxtralForConditionalGeneration")
+    inputs = batch(rows)
+    shifted = F.pad(answers(inputs), (0, 1), value=UNTOLD)[:, 1:]
+    with patch(model, [Site(0, keep=0.3)], logits="expanded"):
+        expected = model(**inputs).logits
+        assert torch.equal(model(**inputs, shift_labels=shifted, return_dict=False)[0], expected)
+
+
+@EITHER
+def test_what_a_head_reads_is_exchanged_while_it_runs_and_no_longer(model, side):
+    """Of a batch whose longest row is text the width stays, and what is in the columns changes."""
+    rows = [prompt(52 * "a", seed=3), SPEECH[0]]
+    inputs = batch(rows, side)
+    seen: list[Tensor] = []
+    handed: list[Tensor] = []
+
+    def look(module: Any, args: Any, kwargs: Any) -> None:
+        handed.append(kwargs["attention_mask"])
+
+    hook = language_model(model).register_forward_pre_hook(look, with_kwargs=True)
+    head = model.lm_head.register_forward_pre_hook(lambda *_: seen.append(handed[-1].clone()))
+    with patch(model, [Site(0, keep=0.2)]) as handle:
+        out = model(**inputs, labels=answers(inputs))
+        left = handle.stats.sites[0].tokens_after
+    hook.remove()
+    head.remove()
+    assert seen[0].sum(1).tolist() == left
+    assert set(seen[0].unique().tolist()) == {0, 1}
+    assert left[1] < 39
+    assert torch.equal(out.attention_mask, inputs["attention_mask"])
+
+
+def test_shifted_labels_may_go_on_in_the_next_chunk():
+    """The last of them says what comes after the last column, which no label of the call does."""
+    model, row = random_model("VoxtralForConditionalGeneration"), random_rows("VoxtralForConditionalGeneration")[0]
+    wanted = asked(row)
+    shifted = torch.cat([wanted[:, 1:], torch.tensor([[17]])], 1)
+    with patch(model, [Site(0, keep=0.3)]):
+        loss = model(**row, labels=wanted, shift_labels=shifted).loss
+        logits = model(**row).logits
+        by_hand = F.cross_entropy(logits[0, -5:], shifted[0, -5:])  # the last of the audio, and the text after it
+    kept = shifted[0][shifted[0] != UNTOLD]
+    assert len(kept) > 5
+    with patch(model, [Site(0, keep=0.3)]):
+        masked = shifted.clone()
+        masked[:, :-5] = UNTOLD
+        torch.testing.assert_close(model(**row, labels=wanted, shift_labels=masked).loss, by_hand)
+    assert not torch.allclose(loss, by_hand)
+
+
+def test_the_label_of_the_first_column_that_has_logits_is_not_learnt():
+    """Nor is one on audio refused there: it was never compared with anything."""
+    model, row = random_model("VoxtralForConditionalGeneration"), random_rows("VoxtralForConditionalGeneration")[0]
+    after = int((row["input_ids"] == AUDIO).flip(1).int().argmax())  # text tokens after the audio
+    labels = row["input_ids"][:, -after - 1 :].clone()
+    assert labels[0, 0] == AUDIO
+    whole = asked(row)
+    whole[:, :-after] = UNTOLD
+    with patch(model, [Site(0, keep=0.3)]):
+        loss = model(**row, labels=labels, logits_to_keep=after + 1).loss
+        torch.testing.assert_close(loss, model(**row, labels=whole).loss)
 
 
 # Logits at the caller's columns.
@@ -381,6 +493,50 @@ def test_a_cache_padded_on_the_right_goes_on(model, positions):
         for row, alone, token in zip(went_on, SPEECH, more, strict=True):
             own = model(**alone).past_key_values
             torch.testing.assert_close(row, model(input_ids=token[None], past_key_values=own).logits[0, 0], **CLOSE)
+
+
+def test_a_cache_padded_on_the_right_may_lose_later_tokens_alone(model):
+    """Its last columns are padding in one row and text in another, and which row that is pooling has changed."""
+    inputs = batch([prompt("abcdefghijklmnopqrst", seed=3), prompt("ab", 28, "cdefgh", seed=1)], "right")
+    model = copy.deepcopy(model).train()
+    with patch(model, [Site(0, keep=0.2)]):
+        cache = model(**inputs).past_key_values
+        mask = torch.cat([inputs["attention_mask"], torch.ones(2, 2, dtype=torch.long)], 1)
+        at = inputs["attention_mask"].sum(1, keepdim=True) + torch.arange(2)
+        more = torch.tensor([[20, 21], [22, 23]])
+        options = {"input_ids": more, "attention_mask": mask, "position_ids": at, "past_key_values": cache}
+        once = model(**options).logits
+        cache.crop(cache.get_seq_length() - 2)
+        assert torch.equal(model(**options).logits, once)
+        with pytest.raises(NotImplementedError, match="cannot crop 4 tokens"):
+            cache.crop(cache.get_seq_length() - 4)
+
+
+@EITHER
+def test_audio_at_the_end_of_a_short_row(side):
+    """What fills the row up is no audio, and a share of the next site is of none of it."""
+    model, sites = speech_model(), [Site(0, 0.7, 1), Site(2, keep=0.5)]
+    rows = [SPEECH[0], prompt("ab", 9, seed=5), prompt("abc", 13, "d", 12, seed=6)]
+    inputs = batch(rows, side)
+    with patch(model, sites, logits="expanded") as handle:
+        model(**inputs)
+        together = [site.audio_after for site in handle.stats.sites]
+        alone = []
+        for row in rows:
+            model(**row)
+            alone.append([site.audio_after[0] for site in handle.stats.sites])
+    assert together == [list(left) for left in zip(*alone, strict=True)]
+
+
+def test_placeholders_under_a_mask_are_no_audio(model):
+    inputs = batch(SPEECH)
+    inputs["input_ids"][1:, :3] = AUDIO  # padding, whatever its ids are
+    with patch(model, [Site(0, keep=0.5)]) as handle, pytest.raises(ValueError, match="do not match"):
+        model(**inputs)
+    given = embedded(model, batch(SPEECH)) | {"audio_positions": inputs["input_ids"] == AUDIO}
+    with patch(model, [Site(0, keep=0.5)]) as handle:
+        model(**given)
+        assert handle.stats.sites[0].audio_before == [30, 17, 8]
 
 
 def test_input_site_alone_is_enough(model):

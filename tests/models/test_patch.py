@@ -198,10 +198,14 @@ def test_flash_attention_gets_a_two_dimensional_mask_or_none_and_gives_the_same_
     AttentionInterface.register("flash_stand_in", attend)
     AttentionMaskInterface.register("flash_stand_in", lambda *args, attention_mask=None, **kwargs: attention_mask)
     plain, flash = speech_model("sdpa"), speech_model("eager")
+    learnt = batch(SPEECH, "right")
+    asked = (learnt["input_ids"] != AUDIO) & (learnt["attention_mask"] > 0)
+    learnt["labels"] = learnt["input_ids"].where(asked, -100)
     flash_config = qwen2(flash).config
     before = flash_config._attn_implementation
     with patch(plain, DUAL):
         expected, alone = tokens(plain, speech), tokens(plain, SPEECH[0])
+        expected_loss = plain(**learnt).loss
     try:
         flash_config._attn_implementation = "flash_stand_in"
         with patch(flash, DUAL):
@@ -209,8 +213,10 @@ def test_flash_attention_gets_a_two_dimensional_mask_or_none_and_gives_the_same_
             assert seen
             assert set(seen) == {0}
             assert torch.equal(tokens(flash, SPEECH[0]), alone)
+            loss = flash(**learnt).loss
     finally:
         flash_config._attn_implementation = before
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
 
 
 # The cache.

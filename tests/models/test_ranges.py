@@ -42,6 +42,14 @@ def test_training_draws_anew_for_each_prefill_within_the_range(model):
     assert 0.2 <= min(shares) < 0.35 < 0.65 < max(shares) <= 0.8
 
 
+def test_a_draw_is_within_a_range_of_any_width_and_on_the_host(model):
+    with torch.device("meta"):
+        figures = [Site(0, (-1.7e308, 1.7e308)).drawn(training=True).threshold for _ in range(50)]
+        figures += [Site(0, (0.3, 0.3)).drawn(training=True).threshold]
+    assert all(-1.7e308 <= drawn <= 1.7e308 for drawn in figures)
+    assert figures[-1] == 0.3
+
+
 def test_a_seed_draws_the_same_again(model):
     torch.manual_seed(7)
     first = drawn(model.train(), 3)
@@ -98,7 +106,8 @@ def test_what_a_reduction_of_ones_own_went_by_is_not_told(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": (0.9, 0.8)}, r"threshold must be a range from low to high, got \(0.9, 0.8\)"),
+        ({"threshold": (0.9, 0.8)}, r"threshold must be a range from low to high, both finite, got \(0.9, 0.8\)"),
+        ({"threshold": (0.5, float("inf"))}, "threshold must be a range from low to high, both finite"),
         ({"threshold": (0.9, float("nan"))}, "threshold must be a range from low to high"),
         ({"threshold": (0.9,)}, r"threshold must be a number or a range of two, \(low, high\), got \(0.9,\)"),
         ({"threshold": (0.8, 0.9, 1.0)}, "threshold must be a number or a range of two"),

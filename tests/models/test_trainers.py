@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from affinity_pool.models import Site, patch
 
-pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
+accelerate = pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
 
 RATE = 0.05
 RANGES = [Site(0, (0.3, 1.0), window=1), Site(2, keep=(0.3, 0.9))]
@@ -37,6 +37,7 @@ Items = list[dict[str, Tensor]]
 def gradients(one_thread: None) -> Iterator[None]:
     with torch.inference_mode(False), torch.enable_grad():
         yield
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # or its precision is the next test's
 
 
 @pytest.fixture
@@ -225,14 +226,12 @@ def test_autocast_reaches_the_layers_behind_a_site(own_model, tmp_path):
 
 
 def test_accelerate_s_function_may_be_taken_off_a_patched_model(own_model):
-    from accelerate import Accelerator
-
     labelled = collated(PROMPTS[:2])
     inputs = {name: value for name, value in on_the_left(PROMPTS[:2]).items() if name != "labels"}
     plain = own_model(**inputs).logits
     handle = patch(own_model, DUAL)
     expected = [own_model(**labelled).logits, own_model(**inputs).logits, tokens(own_model, inputs)]
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     prepared = accelerator.prepare(own_model)
     assert prepared(**inputs).logits.shape == expected[1].shape
     bare = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
