@@ -38,6 +38,7 @@ def answers(folder: Path, model: str) -> list[dict[str, Any]]:
 def differences(models: Sequence[str], pooled_at: Iterable[str]) -> dict[str, dict[str, str]]:
     """What is taken off what, by condition."""
     pairs: dict[str, dict[str, str]] = {"unpooled": {}, "as it was": {}, "as it was, unpooled": {}, "beside": {}}
+    pairs["as it was"] |= {model: BEFORE for model in models if model != BEFORE}
     for sites in pooled_at:
         for model in models:
             condition = named(model, sites)
