@@ -67,26 +67,19 @@ def check_prefill(kwargs: dict[str, Any], patched: Patched) -> None:
 
 
 def _is_packed(kwargs: dict[str, Any], decoder: Any) -> bool:
-    """As transformers tells it: by positions, where no mask and no cache is given; in flash kernels, of one row."""
+    """As transformers tells it: by positions, where there is no mask, and no cache but in flash kernels of one row."""
     if kwargs.get("cu_seq_lens_q") is not None:
         return True
-    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    positions = kwargs.get("position_ids")
     if positions is not None and positions.dim() == 3 and positions.shape[0] == 4:
         positions = positions[0]  # of text; the others are of time, height and width
-    if positions is None or positions.dim() != 2:
+    if positions is None or positions.dim() != 2 or kwargs.get("attention_mask") is not None:
         return False
-    if "flash" in decoder.config._attn_implementation:
-        tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
-        if tokens.shape[0] > 1 or (mask is not None and not bool(mask.all())):
-            return False
-    elif mask is not None or _caches(kwargs, decoder):
+    asked = kwargs.get("use_cache")
+    caches = bool(getattr(decoder.config, "use_cache", True) if asked is None else asked) and not runs_again(decoder)
+    if caches and "flash" not in decoder.config._attn_implementation:
         return False
     return bool((positions.diff() != 1).any())
-
-
-def _caches(kwargs: dict[str, Any], decoder: Any) -> bool:
-    asked = kwargs.get("use_cache")
-    return bool(getattr(decoder.config, "use_cache", True) if asked is None else asked) and not runs_again(decoder)
 
 
 def runs_again(decoder: Any) -> bool:
