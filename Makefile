@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 SERVING := .venv-vllm-$(lastword $(subst ==, ,$(VLLM)))
 NATIVE := find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test lint format sanitize bench gpu-check train study docs test-vllm serve-demo clean
+.PHONY: help demo test lint format sanitize bench gpu-check train finetune study docs test-vllm serve-demo clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -60,6 +60,9 @@ gpu-check: ## on a machine with a GPU, no network needed: build, test, sanitize,
 
 train: $(VENV)/installed ## make the data and train the bundled model from scratch (an hour on two cores)
 	cd examples/tiny-lslm && PATH="$(CURDIR)/$(BIN):$$PATH" ./train.sh
+
+finetune: $(VENV)/installed ## fine-tune the bundled model with pooling and without, and compare (two hours; needs what study needs)
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/tiny-lslm/finetune.sh
 
 study: $(VENV)/installed ## every experiment of the paper on the bundled model (an hour and a quarter; needs espeak-ng, flite, sox: see examples/tiny-lslm; SHORT=1: minutes, on the bundled recordings)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/tiny-lslm/study.sh $(if $(SHORT),--short)
