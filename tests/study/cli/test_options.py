@@ -225,7 +225,8 @@ def test_the_advice_names_an_extra_that_has_the_package() -> None:
     assert extra_that_has("soundfile") == "'affinity_pool[study]'"
     assert extra_that_has("transformers") == "'affinity_pool[study]'"
     assert extra_that_has("pocketsphinx") == "'affinity_pool[align]'"
-    assert extra_that_has("peft") == "peft"
+    assert extra_that_has("peft") == "'affinity_pool[training]'"
+    assert extra_that_has("deepspeed") == "deepspeed"
 
 
 # The terminal.
