@@ -356,7 +356,7 @@ def test_what_a_head_reads_is_exchanged_while_it_runs_and_no_longer(model, side)
         handed.append(kwargs["attention_mask"])
 
     hook = language_model(model).register_forward_pre_hook(look, with_kwargs=True)
-    head = model.lm_head.register_forward_pre_hook(lambda *_: seen.append(handed[-1].clone()))
+    head = model.get_output_embeddings().register_forward_pre_hook(lambda *_: seen.append(handed[-1].clone()))
     with patch(model, [Site(0, keep=0.2)]) as handle:
         out = model(**inputs, labels=answers(inputs))
         left = handle.stats.sites[0].tokens_after
