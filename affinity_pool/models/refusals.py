@@ -77,7 +77,8 @@ def _is_packed(kwargs: dict[str, Any], decoder: Any) -> bool:
         return False
     asked = kwargs.get("use_cache")
     caches = bool(getattr(decoder.config, "use_cache", True) if asked is None else asked) and not runs_again(decoder)
-    if caches and "flash" not in decoder.config._attn_implementation:
+    tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
+    if tokens.shape[0] > 1 if "flash" in decoder.config._attn_implementation else caches:
         return False
     return bool((positions.diff() != 1).any())
 

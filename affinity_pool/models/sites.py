@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -62,10 +63,11 @@ class Site:
             return
         threshold = THRESHOLD if self.threshold is None else self.threshold
         window = WINDOW if self.window is None else self.window
-        for end in _ends("threshold", threshold):
+        ends = _ends("threshold", threshold)
+        for end in ends:
             check_rule(end, window)
             float(end)  # raises OverflowError: an integer that no float can hold
-        object.__setattr__(self, "threshold", _as_tuple(threshold))
+        object.__setattr__(self, "threshold", ends if len(ends) == 2 else threshold)
         object.__setattr__(self, "window", window)
 
     @property
@@ -136,16 +138,11 @@ def _ends(name: str, given: Any) -> tuple[Any, ...]:
     """Both ends of a range, or the one number."""
     if not isinstance(given, (tuple, list)):
         return (given,)
-    if len(given) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in given):
+    if len(given) != 2 or any(isinstance(end, bool) or not isinstance(end, Real) for end in given):
         raise ValueError(f"{name} must be a number or a range of two, (low, high), got {given!r}")
     if not all(map(math.isfinite, given)) or given[0] > given[1]:
         raise ValueError(f"{name} must be a range from low to high, both finite, got {given!r}")
-    return tuple(given)
-
-
-def _as_tuple(given: Any) -> Any:
-    """A range as JSON writes it, a list, as a tuple."""
-    return tuple(given) if isinstance(given, list) else given
+    return tuple(end if isinstance(end, int) else float(end) for end in given)
 
 
 def _right_padded(reduction: Reduction, x: Tensor, lengths: Tensor | None, audio: Tensor) -> PooledPadded:

@@ -2,7 +2,7 @@
 
 A prefill is told by its features, or by embeddings of which the caller says what is audio. At a site it gets the mask,
 positions and phases of the pooled columns; a continuation gets the mask of the pooled keys. Without a KV cache each
-step is a prefill: causality makes it pool the same groups.
+step is a prefill: causality makes it pool the same groups, unless a site draws from a range, as it does in training.
 """
 
 from __future__ import annotations

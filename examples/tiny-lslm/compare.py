@@ -39,6 +39,7 @@ def differences(models: Sequence[str], pooled_at: Iterable[str]) -> dict[str, di
     """What is taken off what, by condition."""
     pairs: dict[str, dict[str, str]] = {"unpooled": {}, "as it was": {}, "as it was, unpooled": {}, "beside": {}}
     pairs["as it was"] |= {model: BEFORE for model in models if model != BEFORE}
+    pairs["beside"] |= {model: BESIDE[model] for model in models if BESIDE.get(model) in models}
     for sites in pooled_at:
         for model in models:
             condition = named(model, sites)
@@ -86,6 +87,8 @@ ROWS = {
     "trained as long unpooled, LoRA, then pooled": ("unpooled-lora", True),
     "trained pooled, all weights, run unpooled": ("pooled", False),
     "trained pooled, LoRA, run unpooled": ("pooled-lora", False),
+    "trained as long unpooled, all weights, run unpooled": ("unpooled", False),
+    "trained as long unpooled, LoRA, run unpooled": ("unpooled-lora", False),
 }
 TITLES = {"wer": "WER", "exact": "right", "bleu": "BLEU"}
 BUDGETS = {

@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from random_encoder_decoders import logits as heard
@@ -13,6 +14,7 @@ from random_encoder_decoders import random_model, speech
 from random_speech import SPEECH, batch, speech_model
 
 from affinity_pool.models import Site, patch
+from affinity_pool.models.settings import sites_json
 
 RANGED = [Site(0, (0.4, 0.9), 1), Site(2, keep=(0.2, 0.8))]
 
@@ -48,6 +50,12 @@ def test_a_draw_is_within_a_range_of_any_width_and_on_the_host(model):
         figures += [Site(0, (0.3, 0.3)).drawn(training=True).threshold]
     assert all(-1.7e308 <= drawn <= 1.7e308 for drawn in figures)
     assert figures[-1] == 0.3
+
+
+def test_ends_may_be_of_numpy():
+    site = Site(0, keep=(np.float32(0.5), np.int64(1)))
+    assert site.keep == (0.5, 1.0)
+    assert sites_json([site]) == [{"layer": 0, "keep": (0.5, 1.0)}]
 
 
 def test_a_seed_draws_the_same_again(model):
