@@ -40,7 +40,6 @@ class Targets:
             self._given["attention_mask"] = self._now["attention_mask"] = mask
         self.handed: dict[str, Tensor] = {name: given.clone() for name, given in self._given.items()}
         """What the model is called with, by keyword."""
-        self._last = None if (shifted := self._given.get("shift_labels")) is None else shifted[:, -1:]
         self._on_padding: tuple[int, int] | None = None
 
     def wanted(self) -> Tensor:
@@ -95,8 +94,7 @@ class Targets:
         if name == "attention_mask":
             return now
         if name == "shift_labels":
-            assert self._last is not None
-            now = torch.cat([now[:, 1:], self._last], 1)
+            now = torch.cat([now[:, 1:], self._given[name][:, -1:]], 1)
         return now[:, -self._kept :].contiguous()
 
 

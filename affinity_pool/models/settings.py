@@ -100,23 +100,23 @@ def _check_layer(layer: Layer, depth: int | None) -> None:
 
 def check_positions(positions: object) -> Positions:
     """One of those there are."""
-    if positions not in get_args(Positions):
-        raise ValueError(f"positions must be 'keep' or 'compact', got {positions!r}")
-    return cast(Positions, positions)
+    return cast(Positions, _one_of("positions", positions, get_args(Positions)))
 
 
 def check_attention(attention: object) -> Attention:
     """One of those there are."""
-    if attention not in get_args(Attention):
-        raise ValueError(f"attention must be 'plain' or 'proportional', got {attention!r}")
-    return cast(Attention, attention)
+    return cast(Attention, _one_of("attention", attention, get_args(Attention)))
 
 
 def check_logits(logits: object) -> Logits:
     """One of those there are."""
-    if logits not in get_args(Logits):
-        raise ValueError(f"logits must be 'pooled' or 'expanded', got {logits!r}")
-    return cast(Logits, logits)
+    return cast(Logits, _one_of("logits", logits, get_args(Logits)))
+
+
+def _one_of(name: str, given: object, allowed: tuple[str, ...]) -> object:
+    if given not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {given!r}")
+    return given
 
 
 def load(path: str | os.PathLike[str]) -> Pooling:

@@ -22,6 +22,12 @@ from vocabulary import TASKS, answer
 LONGEST_ANSWER = 12  # tokens; the longest right answer has 8 and the end token
 
 
+def prompt(processor: ProcessorMixin, task: str) -> str:
+    """What asks for a task, up to where the answer begins."""
+    turn = [{"role": "user", "content": [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": task}]}]
+    return processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+
+
 @torch.no_grad()
 def generate(
     model: Qwen2AudioForConditionalGeneration,
@@ -35,14 +41,7 @@ def generate(
     said: list[str] = []
     for start in range(0, len(waves), batch):
         chosen = slice(start, start + batch)
-        prompts = [
-            processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": task}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for task in tasks[chosen]
-        ]
+        prompts = [prompt(processor, task) for task in tasks[chosen]]
         inputs = processor(
             text=prompts, audio=list(waves[chosen]), sampling_rate=16000, return_tensors="pt", padding=True
         )

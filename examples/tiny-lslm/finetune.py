@@ -30,11 +30,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from evaluate import prompt
+from model import IGNORE
 from train import SOURCE_SHARES, SOURCES, TASK_SHARES
 from utterances import WordCache, compose
 from vocabulary import TASKS, answer
 
-IGNORED = -100
 LONGEST = 8  # words
 RATE, LORA_RATE = 3e-4, 1e-3
 
@@ -68,19 +69,16 @@ class Collator:
         tokenizer = self.processor.tokenizer
         texts, answers = [], []
         for item in items:
-            content = [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": item["task"]}]
-            turn = [{"role": "user", "content": content}]
-            prompt = self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
             said = f"{item['answer']} {tokenizer.eos_token}"
-            texts.append(f"{prompt} {said}")
+            texts.append(f"{prompt(self.processor, item['task'])} {said}")
             answers.append(len(tokenizer(said)["input_ids"]))
         waves = [item["wave"] for item in items]
         batch = self.processor(text=texts, audio=waves, sampling_rate=16000, return_tensors="pt", padding=True)
         labels = batch["input_ids"].clone()
         for row, mask, tokens in zip(labels, batch["attention_mask"], answers, strict=True):
             end = int(mask.sum())
-            row[: end - tokens] = IGNORED
-            row[end:] = IGNORED
+            row[: end - tokens] = IGNORE
+            row[end:] = IGNORE
         return {**batch, "labels": labels}
 
 

@@ -23,7 +23,7 @@ from affinity_pool.provenance import provenance
 from affinity_pool.study.reductions import uniform_drop
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from evaluate import LONGEST_ANSWER
+from evaluate import LONGEST_ANSWER, prompt
 from utterances import SETS, WordCache, task_group
 from vocabulary import TASKS, answer
 
@@ -63,13 +63,11 @@ class Bench:
         self.cache, self.count, self.batch = WordCache(), count, batch
 
     def batches(self, set_name: str, task: str) -> Iterator[tuple[Any, list[str]]]:
-        turn = [{"role": "user", "content": [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": task}]}]
-        prompt = self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         for start in range(0, self.count, self.batch):
             indices = range(start, min(start + self.batch, self.count))
             utterances = [SETS[set_name].utterance(self.cache, task, index) for index in indices]
             inputs = self.processor(
-                text=[prompt] * len(utterances),
+                text=[prompt(self.processor, task)] * len(utterances),
                 audio=[utterance.samples for utterance in utterances],
                 sampling_rate=16000,
                 return_tensors="pt",

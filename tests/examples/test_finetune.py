@@ -53,7 +53,7 @@ def collator() -> finetune.Collator:
 def test_answers_alone_are_labels(items, collator):
     batch = collator(items)
     for row, labels, item in zip(batch["input_ids"], batch["labels"], items, strict=True):
-        asked = labels != finetune.IGNORED
+        asked = labels != finetune.IGNORE
         assert torch.equal(labels[asked], row[asked])
         assert collator.processor.tokenizer.decode(labels[asked]) == f"{item['answer']} <|im_end|>"
     assert batch["attention_mask"][:, 0].all()  # padded on the right

@@ -14,6 +14,15 @@ from affinity_pool import reference
 from affinity_pool.models import Site
 
 
+def pooled_at(site: Site, hidden: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states ``[T, D]`` pooled by the site's rule, and the row at which each that is left began."""
+    if site.keep is None:
+        out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
+    else:
+        out = reference.pool_to(hidden, site.keep, mergeable=audio)
+    return out.values, torch.cumsum(out.counts, 0) - out.counts
+
+
 def pooled_forward(
     model: Any, inputs: dict[str, Tensor], sites: Sequence[Site], positions: str
 ) -> tuple[Tensor, Tensor]:
@@ -29,12 +38,8 @@ def pooled_forward(
     for index, layer in enumerate(decoder.layers):
         for site in sites:
             if site.layer == index:
-                if site.keep is None:
-                    out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
-                else:
-                    out = reference.pool_to(hidden, site.keep, mergeable=audio)
-                first = torch.cumsum(out.counts, 0) - out.counts
-                hidden, audio, phase, column = out.values, audio[first], phase[first], column[first]
+                hidden, first = pooled_at(site, hidden, audio)
+                audio, phase, column = audio[first], phase[first], column[first]
                 if positions == "compact":
                     phase = torch.arange(hidden.shape[0])
         out = layer(hidden[None], position_embeddings=decoder.rotary_emb(hidden[None], phase[None]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,29 @@ def one_thread():
     with torch.inference_mode():
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def learning(one_thread: None) -> Iterator[None]:
+    """For tests that need gradients after all."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture
+def no_gradients(one_thread: None) -> Iterator[None]:
+    """As in training but for the gradients: inference tensors are another kind."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate remembers its precision for the whole process, and the next test has another."""
+    yield
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ SITES = {
     "input-kept-deep-not": [INPUT_KEPT, DEEP],
     "deep-kept-input-not": [INPUT, DEEP_KEPT],
 }
+# Sites that draw their number in training.
+RANGES = [Site(0, (0.3, 1.0), window=1), Site(2, keep=(0.3, 0.9))]
 # Sites at which nothing merges.
 IDLE = {
     "threshold": [Site(0, 1.5, 1), Site(2, 1.5, 3)],
@@ -118,6 +120,14 @@ def batch(rows: list[dict[str, torch.Tensor]], side: str = "left") -> dict[str, 
     for key in {key: None for row in rows for key in row if key not in stacked}:
         stacked[key] = torch.cat([row[key] for row in rows if key in row])  # one entry for each clip
     return stacked
+
+
+def labelled(rows: list[dict[str, torch.Tensor]], side: str = "right") -> dict[str, torch.Tensor]:
+    """A batch whose labels are the text behind each row's first clip."""
+    inputs = batch(rows, side)
+    ids = inputs["input_ids"]
+    heard = (ids == AUDIO).cumsum(1) > 0
+    return inputs | {"labels": ids.masked_fill(~heard | (ids == AUDIO) | (ids == PAD), -100)}
 
 
 SPEECH = [prompt("abc", 30, "defghi", seed=1), prompt("abcde", 17, "fghi", seed=2), prompt("ab", 8, "cdefghi", seed=3)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +11,9 @@ import random_encoder_decoders
 import torch
 import transformers
 from by_hand import pooled_losses
+from labels import answers
 from random_families import CASES, random_model, random_rows
 from random_speech import AUDIO, DUAL, KEPT, SITES, SPEECH, batch, embedded, speech_model, steps, tokens
-from test_labels import answers
 from torch import Tensor
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -28,10 +27,7 @@ REENTRANT = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant"
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # float32 sums in other orders
 
 
-@pytest.fixture(autouse=True)
-def learning(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("learning")
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from by_hand import pooled_at
 from kimi_like import BRANCH, LAYERS, MIMO, conversation, decode, kimi
 
-from affinity_pool import reference
 from affinity_pool.models import FAMILIES, Site, patch
 
 EARLY, AT_BRANCH, LATE = Site(0, 0.7, 1), Site(BRANCH, 0.8, 1), Site(BRANCH + 1, 0.2, 3)
@@ -71,12 +71,8 @@ def test_the_pooled_streams_equal_a_forward_that_pools_with_the_reference(sites,
     for index, layer in enumerate(model.model.layers):
         for site in sites:
             if site.layer == index:
-                if site.keep is None:
-                    out = reference.pool(hidden, mergeable=audio, threshold=site.threshold, window=site.window)
-                else:
-                    out = reference.pool_to(hidden, site.keep, mergeable=audio)
-                first = torch.cumsum(out.counts, 0) - out.counts
-                hidden, audio, phase = out.values, audio[first], phase[first]
+                hidden, first = pooled_at(site, hidden, audio)
+                audio, phase = audio[first], phase[first]
                 phase = torch.arange(len(phase)) if positions == "compact" else phase
         hidden = run(layer, hidden, phase)
         if index == BRANCH:

@@ -7,25 +7,20 @@ import functools
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import two_processes
-from random_speech import DUAL, SPEECH, batch, qwen2, speech_model, tokens
+from random_speech import DUAL, RANGES, SPEECH, batch, labelled, qwen2, speech_model, tokens
 from torch import Tensor, distributed, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper, checkpoint_wrapper
-from two_processes import CASES, PATCHES, RANGES, ROWS, checkpoint, gradients, labelled
+from two_processes import CASES, PATCHES, ROWS, checkpoint, gradients
 
 from affinity_pool.models import patch
 
-
-@pytest.fixture(autouse=True)
-def with_gradients(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("learning")
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
-"""transformers' Trainer and peft train a patched model: what they do to a model, and around it, leaves it pooled."""
+"""transformers' Trainer trains a patched model: what it does to a model, and around it, leaves it pooled."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -15,122 +12,37 @@ import random_encoder_decoders
 import torch
 import transformers
 from random_families import random_model, random_rows
-from random_speech import AUDIO, DUAL, IDLE, KEPT, PAD, SPEECH, batch, prompt, speech_model, tokens
+from random_speech import DUAL, IDLE, KEPT, RANGES, SPEECH, batch, labelled, speech_model, tokens
 from torch import Tensor, nn
+from trainer_runs import (
+    PROMPTS,
+    RATE,
+    Items,
+    assert_same_weights,
+    by_hand,
+    logged,
+    lora,
+    model_to_train,
+    on_the_left,
+    trainer,
+)
 
 from affinity_pool.models import Site, patch
 
 accelerate = pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
 
-RATE = 0.05
-RANGES = [Site(0, (0.3, 1.0), window=1), Site(2, keep=(0.3, 0.9))]
-PROMPTS = [
-    *SPEECH,
-    prompt("abcd", 21, "efghij", seed=4),
-    prompt("a", 30, "bcde", 9, "fghi", seed=5),
-    prompt("abcdefgh", 12, "ij", seed=6),
-]
-Items = list[dict[str, Tensor]]
-
-
-@pytest.fixture(autouse=True)
-def gradients(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # or its precision is the next test's
+pytestmark = pytest.mark.usefixtures("learning", "fresh_accelerator")
 
 
 @pytest.fixture
 def own_model() -> Any:
-    """A model that a test may train. The Trainer takes losses for means of their batch, as this family's are."""
-    model = copy.deepcopy(speech_model())
-    model.accepts_loss_kwargs = False
-    return model
-
-
-def collated(items: Items, side: str = "right") -> dict[str, Tensor]:
-    """A batch whose labels are the text behind each row's first clip."""
-    inputs = batch(items, side)
-    ids = inputs["input_ids"]
-    heard = (ids == AUDIO).cumsum(1) > 0
-    inputs["labels"] = ids.masked_fill(~heard | (ids == AUDIO) | (ids == PAD), -100)
-    return inputs
-
-
-def on_the_left(items: Items) -> dict[str, Tensor]:
-    return collated(items, "left")
-
-
-class InOrder(transformers.Trainer):
-    """Takes the prompts one after the other; only transformers 5 has a setting for that."""
-
-    def _get_train_sampler(self, *_: Any) -> Any:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-
-def trainer(model: nn.Module, folder: Path, collate: Callable[..., Any] = collated, **options: Any) -> Any:
-    """Three steps of two rows, in the order of the prompts."""
-    parts = {
-        name: options.pop(name) for name in ("callbacks", "compute_metrics", "compute_loss_func") if name in options
-    }
-    settings = {
-        "max_steps": 3,
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 2,
-        "learning_rate": RATE,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "remove_unused_columns": False,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
-    arguments = transformers.TrainingArguments(str(folder), **(settings | options))
-    made = InOrder(model, arguments, data_collator=collate, train_dataset=PROMPTS, eval_dataset=PROMPTS[:5], **parts)
-    made.remove_callback(transformers.PrinterCallback)
-    return made
-
-
-def by_hand(
-    model: nn.Module,
-    collate: Callable[..., Any] = collated,
-    accumulate: int = 1,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[list[float], list[float]]:
-    """The losses and gradients' norms of the same steps, in a loop of one's own."""
-    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], RATE)
-    rows = itertools.cycle(PROMPTS)
-    losses, norms = [], []
-    model.train()
-    for _ in range(3):
-        step = 0.0
-        for _ in range(accumulate):
-            with context():
-                loss = model(**collate([next(rows), next(rows)])).loss / accumulate
-            loss.backward()
-            step += loss.item()
-        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(step)
-    return losses, norms
+    return model_to_train()
 
 
 @pytest.fixture
 def voxtral() -> Any:
     """Of a family whose loss is divided by what the Trainer counted, over all that it accumulates."""
     return copy.deepcopy(random_model("VoxtralForConditionalGeneration"))
-
-
-def logged(run: Any, name: str = "loss") -> list[float]:
-    return [entry[name] for entry in run.state.log_history if name in entry]
-
-
-def assert_same_weights(one: nn.Module, other: nn.Module, **close: float) -> None:
-    torch.testing.assert_close(dict(one.named_parameters()), dict(other.named_parameters()), **close)
 
 
 def trained_by_hand(sites: list[Site], **options: Any) -> Any:
@@ -140,7 +52,7 @@ def trained_by_hand(sites: list[Site], **options: Any) -> Any:
         return model, *by_hand(model, **options)
 
 
-@pytest.mark.parametrize("collate", [collated, on_the_left])
+@pytest.mark.parametrize("collate", [labelled, on_the_left])
 def test_the_trainer_takes_the_steps_of_a_loop_by_hand(own_model, tmp_path, dual, collate):
     expected, losses, norms = trained_by_hand(dual, collate=collate)
     own = own_model.get_parameter
@@ -178,7 +90,7 @@ def test_losses_are_divided_by_the_labels_the_trainer_counted(voxtral, tmp_path)
     weights = list(expected.parameters())
     with patch(expected.train(), KEPT):
         for step in ((0, 1), (2, 0)):
-            items = [collated([rows[row]]) for row in step]
+            items = [labelled([rows[row]]) for row in step]
             count = sum(int((item["labels"] != -100).sum()) for item in items)
             for item in items:
                 expected(**item, num_items_in_batch=count).loss.backward()
@@ -226,16 +138,16 @@ def test_autocast_reaches_the_layers_behind_a_site(own_model, tmp_path):
 
 
 def test_accelerate_s_function_may_be_taken_off_a_patched_model(own_model):
-    labelled = collated(PROMPTS[:2])
+    given = labelled(PROMPTS[:2])
     inputs = {name: value for name, value in on_the_left(PROMPTS[:2]).items() if name != "labels"}
     plain = own_model(**inputs).logits
     handle = patch(own_model, DUAL)
-    expected = [own_model(**labelled).logits, own_model(**inputs).logits, tokens(own_model, inputs)]
+    expected = [own_model(**given).logits, own_model(**inputs).logits, tokens(own_model, inputs)]
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     prepared = accelerator.prepare(own_model)
     assert prepared(**inputs).logits.shape == expected[1].shape
     bare = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    found = [bare(**labelled).logits, bare(**inputs).logits, tokens(bare, inputs)]
+    found = [bare(**given).logits, bare(**inputs).logits, tokens(bare, inputs)]
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     copied = copy.deepcopy(bare)
     handle.remove()
@@ -255,7 +167,7 @@ def accuracy(prediction: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("rule", ["threshold", "keep"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["plain", "smoothed"])
-@pytest.mark.parametrize("collate", [collated, on_the_left])
+@pytest.mark.parametrize("collate", [labelled, on_the_left])
 def test_evaluation_in_training_is_the_model_s_own_where_nothing_merges(own_model, tmp_path, rule, smoothing, collate):
     options = {
         "eval_strategy": "steps",
@@ -281,7 +193,7 @@ def test_metrics_and_smoothed_losses_see_the_caller_s_columns_where_tokens_merge
 
     with patch(own_model, DUAL, logits="expanded"):
         run = trainer(own_model, tmp_path, label_smoothing_factor=0.1, compute_metrics=accuracy, max_steps=1)
-        inputs = collated(PROMPTS[:2])
+        inputs = labelled(PROMPTS[:2])
         labels = inputs.pop("labels")
         expected = LabelSmoother(0.1)(own_model.train()(**inputs), labels).item()
         run.train()
@@ -291,7 +203,7 @@ def test_metrics_and_smoothed_losses_see_the_caller_s_columns_where_tokens_merge
         right = []
         with torch.no_grad():
             for rows in (PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:5]):
-                inputs = collated(rows)
+                inputs = labelled(rows)
                 wanted = inputs.pop("labels")[:, 1:]
                 right.append((own_model(**inputs).logits[:, :-1].argmax(-1) == wanted)[wanted != -100])
     assert found["eval_answered"] == len(torch.cat(right))
@@ -429,114 +341,6 @@ def test_evaluation_leaves_the_patch_s_pooled_logits_to_losses_alone(own_model, 
         found = run.evaluate()
         own_model.eval()
         with torch.no_grad():
-            losses = [own_model(**collated(rows)).loss for rows in (PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:5])]
+            losses = [own_model(**labelled(rows)).loss for rows in (PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:5])]
     whole = sum(float(loss) * rows for loss, rows in zip(losses, (2, 2, 1), strict=True)) / 5
     assert found["eval_loss"] == pytest.approx(whole, rel=1e-4)
-
-
-def lora(model: Any, **options: Any) -> Any:
-    """Adapters with weights of their own, which are the same each time."""
-    peft = pytest.importorskip("peft", reason="peft is not installed here")
-    torch.manual_seed(7)
-    names = rf".*language_model.*\.({'|'.join(['q_proj', 'v_proj', 'down_proj'])})"
-    return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=names, init_lora_weights=False, **options))
-
-
-def patched_then_adapted(model: Any) -> Any:
-    patch(model, DUAL)
-    return lora(model)
-
-
-def adapted_then_patched(model: Any) -> Any:
-    wrapped = lora(model)
-    patch(wrapped, DUAL)
-    return wrapped
-
-
-ORDERS = pytest.mark.parametrize("adapted", [patched_then_adapted, adapted_then_patched])
-
-
-def gradients_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-
-
-def test_adapters_learn_the_same_in_either_order(own_model):
-    found = []
-    for adapted in (patched_then_adapted, adapted_then_patched):
-        model = adapted(copy.deepcopy(own_model)).train()
-        loss = model(**collated(PROMPTS[:3])).loss
-        loss.backward()
-        found.append((loss, gradients_of(model)))
-    torch.testing.assert_close(*found, rtol=0, atol=0)
-    assert len(found[0][1]) == 4 * 3 * 2
-    # and the same as the weights they stand for
-    merged = lora(own_model).merge_and_unload()
-    with patch(merged, DUAL):
-        torch.testing.assert_close(merged.train()(**collated(PROMPTS[:3])).loss, found[0][0], rtol=1e-4, atol=1e-4)
-
-
-@ORDERS
-@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
-def test_the_trainer_trains_adapters(own_model, tmp_path, adapted, reentrant):
-    expected = adapted(copy.deepcopy(own_model))
-    by_hand(expected)
-    model = adapted(own_model)
-    run = trainer(
-        model, tmp_path, gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": reentrant}
-    )
-    run.train()
-    assert_same_weights(model, expected)
-    run.save_model(str(tmp_path / "end"))
-    assert {path.name for path in (tmp_path / "end").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
-
-
-@ORDERS
-def test_adapters_are_saved_loaded_and_merged_under_the_patch(own_model, tmp_path, adapted):
-    import peft
-
-    inputs = collated(PROMPTS[:3])
-    plain = copy.deepcopy(own_model).eval()
-    with patch(plain, DUAL):
-        without = plain(**inputs)
-    model = adapted(own_model).eval()
-    found = model(**inputs)
-    assert not torch.allclose(found.loss, without.loss, rtol=1e-2)
-
-    with model.disable_adapter():
-        torch.testing.assert_close(model(**inputs).logits, without.logits)
-    torch.testing.assert_close(model(**inputs).logits, found.logits, rtol=0, atol=0)
-
-    model.save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (said.get("auto_mapping") or {}).get("base_model_class") in (None, "Qwen2AudioForConditionalGeneration")
-    with patch(plain, DUAL):
-        loaded = peft.PeftModel.from_pretrained(plain, tmp_path).eval()
-        torch.testing.assert_close(loaded(**inputs).logits, found.logits)
-        loaded.load_adapter(tmp_path, "again")
-        loaded.set_adapter("again")
-        torch.testing.assert_close(loaded(**inputs).logits, found.logits)
-        bare = loaded.merge_and_unload()
-        assert bare is plain
-        torch.testing.assert_close(bare(**inputs).logits, found.logits, rtol=1e-3, atol=1e-3)
-        assert bare(**inputs).logits.shape[1] < inputs["input_ids"].shape[1]
-    assert plain(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]
-
-
-def test_adapters_of_transformers_itself_come_and_go_under_the_patch(own_model):
-    peft = pytest.importorskip("peft", reason="peft is not installed here")
-    inputs = collated(PROMPTS[:3])
-    with patch(own_model.eval(), KEPT):
-        without = own_model(**inputs).logits
-        try:
-            own_model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-        except ValueError as error:  # before it has done anything
-            pytest.skip(str(error))
-        own_model.eval()
-        found = own_model(**inputs).logits
-        assert not torch.allclose(found, without, rtol=1e-2)
-        own_model.disable_adapters()
-        torch.testing.assert_close(own_model(**inputs).logits, without)
-        own_model.enable_adapters()
-        torch.testing.assert_close(own_model(**inputs).logits, found, rtol=0, atol=0)
-        own_model(**inputs).loss.backward()
-        assert len(gradients_of(own_model)) == len([n for n, _ in own_model.named_parameters() if "lora" in n])

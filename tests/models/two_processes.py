@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from random_speech import AUDIO, DUAL, KEPT, PAD, SPEECH, batch, prompt, qwen2, speech_model
+from random_speech import DUAL, KEPT, RANGES, SPEECH, labelled, prompt, qwen2, speech_model
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from affinity_pool.models import Handle, Site, patch
+from affinity_pool.models import Handle, patch
 
 RATE = 0.02
 ROWS = [[SPEECH[0]], [SPEECH[1], prompt("ab", 24, "cdefg", 9, "hijkl", seed=8)]]
 """Of each process: different ones, of different lengths."""
-RANGES = [Site(0, (0.3, 1.0), window=1), Site(2, keep=(0.3, 0.9))]
 PATCHES: dict[str, dict[str, Any]] = {
     "patch": {"sites": DUAL},
     "patch with shares": {"sites": KEPT, "positions": "compact", "attention": "proportional"},
@@ -48,14 +47,6 @@ CASES = [
     ["patch", "checkpoint reentrant", "shard"],
     ["checkpoint reentrant", "shard in bfloat16", "patch with shares"],
 ]
-
-
-def labelled(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A batch padded on the right, whose labels are the text behind each row's first clip."""
-    inputs = batch(rows, "right")
-    ids = inputs["input_ids"]
-    heard = (ids == AUDIO).cumsum(1) > 0
-    return inputs | {"labels": ids.masked_fill(~heard | (ids == AUDIO) | (ids == PAD), -100)}
 
 
 def options(steps: list[str]) -> dict[str, Any]:
