@@ -206,7 +206,8 @@ def test_ratios_are_of_rounds_and_say_when_pooling_is_slower() -> None:
 
 def test_the_page_says_it_all(fake: FakeVllm) -> None:
     summary = measured(fake)
-    summary["results"][0]["first_token_seconds"]["verdict"] = "pooling is 1.25x SLOWER"
+    for result, verdict in zip(summary["results"], ("pooling is 1.25x SLOWER", "pooling is 1.25x faster"), strict=True):
+        result["first_token_seconds"]["verdict"] = verdict  # the clock's own would be another one in each run
     text = html(page(summary))
     for words in (
         "served by vLLM",
