@@ -70,7 +70,15 @@ _architectures = _text("affinity_pool_cuda_architectures")
 
 
 def backends() -> list[Backend]:
-    """Every implementation of the op, fastest first: available or not, for which devices, and what or why."""
+    """Every implementation of the op, fastest first: available or not, for which devices, and what or why.
+
+    Example:
+        >>> from affinity_pool import backends
+        >>> [backend.name for backend in backends()]
+        ['cuda', 'triton', 'cpu', 'reference']
+        >>> print(backends()[-1])
+        reference  yes  any   the paper's loop in torch; serves every device without a kernel of its own
+    """
     no_triton = triton_kernels.missing()
     return [
         Backend("cuda", *_cuda()),
@@ -179,6 +187,13 @@ def use(name: str) -> AbstractContextManager[None]:
 
     Raises:
         ValueError: there is no such backend, or it is not available here; the message says why.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import pool, use
+        >>> with use("reference"):
+        ...     pool(torch.ones(4, 8)).counts.tolist()
+        [4]
     """
     entry = next((b for b in backends() if b.name == name), None)
     if name != "auto" and entry is None:

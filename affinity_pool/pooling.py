@@ -47,6 +47,22 @@ def pool(
 
     A row with a NaN, an Inf or a squared norm beyond float32 matches nothing and stays alone. A mean is summed in
     float32 and rounded once; a group of one is copied. Results do not depend on batch mates, threads or run.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import pool
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+        >>> pooled = pool(x, threshold=0.8)
+        >>> pooled.values
+        tensor([[0.9500, 0.0500],
+                [0.0500, 0.9500]])
+        >>> pooled.segment_ids.tolist(), pooled.counts.tolist()
+        ([0, 0, 1, 1], [2, 2])
+
+        Two sequences, of one row and of three:
+
+        >>> pool(x, torch.tensor([0, 1, 4], dtype=torch.int32)).cu_seqlens.tolist()
+        [0, 1, 3]
     """
     checks.check_pool(x, cu_seqlens, mergeable, threshold, window)
     return Pooled(*torch.ops.affinity_pool.pool.default(x, cu_seqlens, mergeable, threshold, window))
@@ -81,6 +97,16 @@ def pool_padded(
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
         RuntimeError: on CPU, an entry of ``lengths`` is outside 0..T (on CUDA it is clamped).
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import pool_padded
+        >>> x = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
+        >>> pooled = pool_padded(x, torch.tensor([3, 1], dtype=torch.int32))
+        >>> pooled.lengths.tolist()
+        [2, 1]
+        >>> pooled.counts.tolist()
+        [[2, 1, 0], [1, 0, 0]]
     """
     checks.check_pool_padded(x, lengths, mergeable, threshold, window)
     return PooledPadded(
@@ -119,6 +145,15 @@ def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeabl
 
     A row with a NaN, an Inf or a squared norm beyond float32 has the weakest links there are: it stays alone as long as
     the count allows. Groups for a smaller count only ever join groups for a larger one.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import pool_to
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.4, 0.9]])
+        >>> pool_to(x, 0.5).segment_ids.tolist()
+        [0, 0, 1, 1]
+        >>> pool_to(x, 3).segment_ids.tolist()
+        [0, 0, 1, 2]
     """
     checks.check_pool_to(x, keep, cu_seqlens, mergeable)
     return Pooled(*torch.ops.affinity_pool.pool_to.default(x, cu_seqlens, mergeable, *_promise(keep)))
@@ -150,6 +185,13 @@ def pool_padded_to(
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
         RuntimeError: on CPU, an entry of ``lengths`` or ``keep`` makes no sense (on CUDA it is clamped).
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import pool_padded_to
+        >>> x = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.4, 0.9]]])
+        >>> pool_padded_to(x, 0.5, left_padded=True).segment_ids.tolist()
+        [[2, 2, 3, 3]]
     """
     checks.check_pool_padded_to(x, keep, lengths, mergeable)
     return PooledPadded(

@@ -69,6 +69,11 @@ def rows_left(rows: int, keep: float) -> int:
 
     Raises:
         TypeError, ValueError: ``rows`` or ``keep`` has the wrong type or range.
+
+    Example:
+        >>> from affinity_pool import rows_left
+        >>> rows_left(750, 0.5), rows_left(3, 0.5), rows_left(3, 0.01), rows_left(0, 0.5)
+        (375, 2, 1, 0)
     """
     checks.check_share(keep)
     if isinstance(rows, bool) or not isinstance(rows, checks.INTS):
@@ -121,7 +126,15 @@ def pool(
     threshold: float = 0.8,
     window: int = 3,
 ) -> Pooled:
-    """The paper's loop with the signature of :func:`affinity_pool.pool`; see there for shapes, dtypes and semantics."""
+    """The paper's loop with the signature of :func:`affinity_pool.pool`; see there for shapes, dtypes and semantics.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import reference
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> reference.pool(x, threshold=0.8).counts.tolist()
+        [2, 1]
+    """
     checks.check_pool(x, cu_seqlens, mergeable, threshold, window)
     return packed(x, cu_seqlens, mergeable, lambda rows, mask, _: groups(rows, mask, threshold, window))
 
@@ -135,7 +148,15 @@ def pool_padded(
     window: int = 3,
     left_padded: bool = False,
 ) -> PooledPadded:
-    """The paper's loop on each row of a padded batch; see :func:`affinity_pool.pool_padded`."""
+    """The paper's loop on each row of a padded batch; see :func:`affinity_pool.pool_padded`.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import reference
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> reference.pool_padded(x[None], threshold=0.8).counts.tolist()
+        [[2, 1, 0]]
+    """
     checks.check_pool_padded(x, lengths, mergeable, threshold, window)
     return padded(x, lengths, mergeable, lambda rows, mask, _: groups(rows, mask, threshold, window), left_padded)
 
@@ -143,7 +164,15 @@ def pool_padded(
 def pool_to(
     x: Tensor, keep: checks.Keep, cu_seqlens: Tensor | None = None, *, mergeable: Tensor | None = None
 ) -> Pooled:
-    """The rule with the signature of :func:`affinity_pool.pool_to`; see there for shapes, dtypes and semantics."""
+    """The rule with the signature of :func:`affinity_pool.pool_to`; see there for shapes, dtypes and semantics.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import reference
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> reference.pool_to(x, 2).counts.tolist()
+        [2, 1]
+    """
     checks.check_pool_to(x, keep, cu_seqlens, mergeable)
     return packed(x, cu_seqlens, mergeable, grouping_to(keep))
 
@@ -156,7 +185,15 @@ def pool_padded_to(
     mergeable: Tensor | None = None,
     left_padded: bool = False,
 ) -> PooledPadded:
-    """The same on each row of a padded batch; see :func:`affinity_pool.pool_padded_to`."""
+    """The same on each row of a padded batch; see :func:`affinity_pool.pool_padded_to`.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import reference
+        >>> x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> reference.pool_padded_to(x[None], 2).counts.tolist()
+        [[2, 1, 0]]
+    """
     checks.check_pool_padded_to(x, keep, lengths, mergeable)
     return padded(x, lengths, mergeable, grouping_to(keep), left_padded)
 

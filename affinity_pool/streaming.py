@@ -28,6 +28,17 @@ class AffinityPooler:
 
     Raises:
         TypeError, ValueError: ``threshold`` or ``window`` is not what :func:`affinity_pool.pool` takes.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import AffinityPooler
+        >>> pooler = AffinityPooler(threshold=0.8)
+        >>> pooler.step(torch.tensor([[1.0, 0.0], [0.9, 0.1]])).counts.tolist()
+        []
+        >>> pooler.step(torch.tensor([[0.9, 0.2], [0.0, 1.0]])).counts.tolist()
+        [3]
+        >>> pooler.flush().values
+        tensor([[0., 1.]])
     """
 
     def __init__(self, threshold: float = 0.8, window: int = 3) -> None:

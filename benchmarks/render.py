@@ -1,7 +1,7 @@
 """Results files as Markdown, and the copies of their tables that documents hold.
 
     python -m affinity_pool.benchmarks.render FILE.json ...          print their tables
-    python -m affinity_pool.benchmarks.render README.md [--check]    renew its tables, or tell whether they are right
+    python -m affinity_pool.benchmarks.render docs/costs.md [--check]    renew its tables, or tell whether they are right
 
 A block of a document between ``<!-- bench:PATH -->`` and ``<!-- /bench -->`` holds the table of
 ``benchmarks/results/PATH.json``.
@@ -42,6 +42,14 @@ def refresh(text: str, root: Path) -> str:
     return BLOCK.sub(block, text)
 
 
+def root_of(document: Path) -> Path:
+    """The folder above a document that has the results."""
+    for folder in document.resolve().parents:
+        if (folder / RESULTS).is_dir():
+            return folder
+    raise SystemExit(f"{document} is in no folder that has {RESULTS}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -56,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(render(json.loads(path.read_text()), path.as_posix()))
             continue
         text = path.read_text()
-        renewed = refresh(text, path.resolve().parent)
+        renewed = refresh(text, root_of(path))
         if options.check and renewed != text:
             raise SystemExit(f"{path} is not what its results say: run {PROGRAM} {path}")
         if not options.check:

@@ -48,7 +48,7 @@ def patch(
             peft adapters, DistributedDataParallel, torch.compile or averaged weights.
         sites: a preset of the paper (``"aggressive"``, ``"conservative"``; its thresholds are for Qwen2-Audio, its deep
             layer, 29 of 32, scales with the depth), the shares that its thresholds leave (``"aggressive-counted"``), a
-            list of :class:`Site`, a JSON file, or a checkpoint folder that holds ``affinity_pool.json``; ``"memory"``
+            list of :class:`affinity_pool.Site`, a JSON file, or a checkpoint folder that holds ``affinity_pool.json``; ``"memory"``
             is the preset of encoder-decoder models, made for Whisper: threshold 0.96, window 1, proportional attention.
             At a site with a threshold the host waits for the device once; at one that keeps a share it knows beforehand
             how many tokens are left, and waits for nothing.
@@ -61,7 +61,7 @@ def patch(
             (``"expanded"``: each has the logits of the column it went to), for losses and metrics outside of the model.
 
     Returns:
-        :class:`Handle`: a context manager whose end, like its ``remove()``, restores the model exactly; ``stats`` tells
+        :class:`affinity_pool.models.Handle`: a context manager whose end, like its ``remove()``, restores the model exactly; ``stats`` tells
         what the last prefill did.
 
     In an encoder-decoder model (Whisper) the one site is ``Site("memory", ...)``, the encoder's output, of which the
@@ -84,6 +84,16 @@ def patch(
         TypeError, ValueError, FileNotFoundError: an argument makes no sense; the message names it.
         NotImplementedError: this model, or what it is wrapped in, cannot be pooled; the message says why.
         RuntimeError: the model, or one that shares its decoder, is patched already.
+
+    Example:
+        >>> from transformers import Qwen2AudioForConditionalGeneration
+        >>> model = Qwen2AudioForConditionalGeneration.from_pretrained("examples/tiny-lslm/checkpoint")
+        >>> from affinity_pool import Site, patch
+        >>> with patch(model, "aggressive") as handle:
+        ...     [site.layer for site in handle.sites]  # the paper's 0 and 29 of 32, in a decoder of 8 layers
+        [0, 7]
+        >>> handle = patch(model, [Site(0, keep=0.5)])  # until handle.remove()
+        >>> handle.remove()
     """
     model = unwrapped(model)
     family = family_of(model)
@@ -117,6 +127,13 @@ def unpatch(model: torch.nn.Module) -> None:
 
     Args:
         model: what was patched, or a model that shares its decoder, or whatever is around one of them.
+
+    Example:
+        >>> from transformers import Qwen2AudioForConditionalGeneration
+        >>> model = Qwen2AudioForConditionalGeneration.from_pretrained("examples/tiny-lslm/checkpoint")
+        >>> from affinity_pool import patch, unpatch
+        >>> _ = patch(model, "conservative")
+        >>> unpatch(model)
     """
     model = unwrapped(model)
     for module in model.modules():
@@ -143,6 +160,15 @@ class Handle:
 
         Raises:
             ValueError: a site has a reduction of its own.
+
+        Example:
+            >>> from transformers import Qwen2AudioForConditionalGeneration
+            >>> model = Qwen2AudioForConditionalGeneration.from_pretrained("examples/tiny-lslm/checkpoint")
+            >>> import tempfile
+            >>> from affinity_pool import Site, patch
+            >>> with patch(model, [Site(0, keep=0.5)]) as handle:
+            ...     handle.save(tempfile.mkdtemp()).name
+            'affinity_pool.json'
         """
         return save(Pooling(self.sites, self.positions, self.attention), folder)
 

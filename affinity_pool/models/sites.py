@@ -37,6 +37,13 @@ class Site:
 
     Either may be a range, ``(0.85, 1.0)``: a model in training mode draws one of it for each prefill, uniformly and by
     torch's CPU generator, as dropout does; in evaluation mode it takes the one that leaves the fewest tokens.
+
+    Example:
+        >>> from affinity_pool import Site
+        >>> Site(29, threshold=0.8, window=3)
+        Site(layer=29, threshold=0.8, window=3, reduction=None, keep=None)
+        >>> Site(0, keep=(0.4, 1.0)).drawn(training=False).keep
+        0.4
     """
 
     layer: Layer
@@ -111,6 +118,13 @@ class Site:
             As :func:`affinity_pool.pool_padded`, padded on the same side; of a range as in evaluation mode. Text is
             passed on as it is, in order. A row that goes nowhere has -1 in ``segment_ids``; what is passed on has the
             rotary phase of the first row with its id.
+
+        Example:
+            >>> import torch
+            >>> from affinity_pool import Site
+            >>> reduced = Site(0, keep=0.5).reduce(torch.randn(1, 6, 8), None, None)
+            >>> reduced.lengths.tolist()
+            [3]
         """
         if (fixed := self.drawn(training=False)) is not self:
             return fixed.reduce(x, lengths, mergeable, left_padded=left_padded)

@@ -85,6 +85,21 @@ def embed(
 
     Audio tokens without text between them are one run, as for the patch: clips side by side are pooled as one, and
     where the engine expands placeholders they have one. Calls from several threads run one after the other.
+
+    Example:
+        >>> import numpy as np
+        >>> from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+        >>> from affinity_pool import Site
+        >>> from affinity_pool.serving import embed
+        >>> folder = "examples/tiny-lslm/checkpoint"
+        >>> model = Qwen2AudioForConditionalGeneration.from_pretrained(folder)
+        >>> processor = AutoProcessor.from_pretrained(folder)
+        >>> text = "<|audio_bos|><|AUDIO|><|audio_eos|> transcribe"
+        >>> second = np.zeros(16000, dtype=np.float32)
+        >>> inputs = processor(text=text, audio=second, sampling_rate=16000, return_tensors="pt")
+        >>> [prompt] = embed(model, inputs, [Site(0, keep=0.5)])
+        >>> prompt.audio_before, prompt.audio_after
+        ([25], [13])
     """
     model = unwrapped(model)
     family = family_of(model)

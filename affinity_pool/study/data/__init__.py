@@ -21,6 +21,12 @@ def open_data(spec: str | Path | None = None) -> list[Utterance]:
 
     Raises:
         InputError: it cannot be opened or read, or something is wrong with it that no single recording is to blame for.
+
+    Example:
+        >>> from affinity_pool.study.data import open_data
+        >>> first = open_data()[0]
+        >>> first.id, first.text
+        ('allison-room', 'five nine two')
     """
     if spec is None:
         return read_manifest(bundled("recordings/manifest.jsonl", "recordings are", "--data"))

@@ -67,7 +67,7 @@ def joined(clips: Sequence[Audio], seconds: float) -> Audio:
     return Audio(np.concatenate(pieces), rate)
 
 
-def load_audio(source: Path | bytes | BinaryIO, rate: int, name: str | None = None) -> Audio:
+def load_audio(source: str | Path | bytes | BinaryIO, rate: int, name: str | None = None) -> Audio:
     """Read a recording, average its channels and resample it to ``rate``.
 
     Args:
@@ -78,7 +78,15 @@ def load_audio(source: Path | bytes | BinaryIO, rate: int, name: str | None = No
     Raises:
         InputError: there is no such file, it cannot be decoded or is not whole, is shorter than 0.1 s or longer than an
             hour, silent, not finite, far louder than full scale, or its channels cancel out.
+
+    Example:
+        >>> from affinity_pool.study.data import load_audio
+        >>> audio = load_audio("examples/tiny-lslm/recordings/allison-room.flac", 16000)
+        >>> round(audio.seconds, 2), audio.samples.dtype
+        (2.43, dtype('float32'))
     """
+    if isinstance(source, str):
+        source = Path(source)
     name = name or (str(source) if isinstance(source, Path) else "the recording")
     try:
         # from memory, because of a path soundfile believes the suffix: ".raw" would need a rate

@@ -1,4 +1,4 @@
-"""Data sets of `datasets`: from the Hub, or a local folder that ``load_dataset`` or ``load_from_disk`` reads.
+"""Data sets of `datasets`: from the Hub, or a local folder that ``load_dataset`` or ``load_from_disk`` reads::
 
     ID[@REVISION][:CONFIG[:SPLIT]]          without a split: the only one, else "test"
 

@@ -1,4 +1,4 @@
-"""Manifests: JSON lines, one recording each.
+"""Manifests: JSON lines, one recording each::
 
     {"audio": "clip.flac", "text": "five nine", "task": "transcribe", "language": "en", "metric": "wer",
      "words": [["five", 0.13, 0.76], ["nine", 0.87, 1.56]], "source": "where it is from"}
@@ -9,7 +9,7 @@ answers are scored, where the task does not. ``words`` are the words spoken, wit
 are ignored.
 
 A line that says something else is an error before anything runs. A line whose recording is missing or cannot be used
-is not: :meth:`Utterance.load` says so, and a run counts it as a problem of that recording.
+is not: :meth:`affinity_pool.study.data.Utterance.load` says so, and a run counts it as a problem of that recording.
 """
 
 from __future__ import annotations
@@ -70,12 +70,18 @@ class Utterance:
         return load_audio(source, rate, None if isinstance(source, Path) else self.id)
 
 
-def read_manifest(path: Path) -> list[Utterance]:
+def read_manifest(path: str | Path) -> list[Utterance]:
     """Read a manifest whole, or raise an :class:`InputError` that names every bad line (the first ten).
 
     An utterance's id is the path of its recording without suffix; of those that share it "/task" is added, and "#line"
     where they share that too.
+
+    Example:
+        >>> from affinity_pool.study.data import read_manifest
+        >>> read_manifest("examples/tiny-lslm/recordings/manifest.jsonl")[0].words[0]
+        Word(text='five', start=0.13, end=0.76)
     """
+    path = Path(path)
     try:
         lines = contents(path).decode("utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:

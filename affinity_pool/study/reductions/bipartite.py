@@ -23,6 +23,14 @@ def bipartite_merge(kept: Tensor) -> Reduction:
 
     A token with a NaN or an Inf never merges: where there are many, more than ``kept[b]`` may remain. ``kept`` is as
     for :func:`affinity_pool.study.reductions.budgets.at_budget`.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import Site
+        >>> from affinity_pool.study.reductions import bipartite_merge
+        >>> site = Site(4, reduction=bipartite_merge(torch.tensor([2])))
+        >>> site.reduce(torch.randn(1, 6, 8), None, None).lengths.tolist()
+        [2]
     """
     return at_budget(kept, lambda row, tokens, keep: (tokens, _match(tokens, keep)))
 

@@ -14,12 +14,34 @@ from .plans import random_drop_plan, uniform_drop_plan, uniform_merge_plan
 
 
 def uniform_drop(kept: Tensor) -> Reduction:
-    """Keep ``kept[b]`` audio tokens of row ``b`` at equal strides. ``kept`` is as for :func:`at_budget`."""
+    """Keep ``kept[b]`` audio tokens of row ``b`` at equal strides.
+
+    ``kept`` is as for :func:`affinity_pool.study.reductions.budgets.at_budget`.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import Site
+        >>> from affinity_pool.study.reductions import uniform_drop
+        >>> site = Site(4, reduction=uniform_drop(torch.tensor([2])))
+        >>> site.reduce(torch.randn(1, 6, 8), None, None).lengths.tolist()
+        [2]
+    """
     return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_drop_plan(_whole(tokens), [keep])))
 
 
 def random_drop(kept: Tensor, seeds: Sequence[int]) -> Reduction:
-    """Keep ``kept[b]`` audio tokens of row ``b`` drawn with ``seeds[b]``. ``kept`` is as for :func:`at_budget`."""
+    """Keep ``kept[b]`` audio tokens of row ``b`` drawn with ``seeds[b]``.
+
+    ``kept`` is as for :func:`affinity_pool.study.reductions.budgets.at_budget`.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import Site
+        >>> from affinity_pool.study.reductions import random_drop
+        >>> site = Site(4, reduction=random_drop(torch.tensor([2]), [0]))
+        >>> site.reduce(torch.randn(1, 6, 8), None, None).lengths.tolist()
+        [2]
+    """
     if len(seeds) != len(kept):
         raise ValueError(f"seeds must have one number for each row of kept, got {len(seeds)} for {len(kept)}")
     return at_budget(
@@ -28,12 +50,23 @@ def random_drop(kept: Tensor, seeds: Sequence[int]) -> Reduction:
 
 
 def uniform_merge(kept: Tensor) -> Reduction:
-    """Merge the audio tokens of row ``b`` into ``kept[b]`` bins of equal size. ``kept`` is as for :func:`at_budget`."""
+    """Merge the audio tokens of row ``b`` into ``kept[b]`` bins of equal size.
+
+    ``kept`` is as for :func:`affinity_pool.study.reductions.budgets.at_budget`.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import Site
+        >>> from affinity_pool.study.reductions import uniform_merge
+        >>> site = Site(4, reduction=uniform_merge(torch.tensor([2])))
+        >>> site.reduce(torch.randn(1, 6, 8), None, None).lengths.tolist()
+        [2]
+    """
     return at_budget(kept, lambda row, tokens, keep: (tokens, uniform_merge_plan(_whole(tokens), [keep])))
 
 
 def at_budget(kept: Tensor, reduce_row: Callable[[int, Tensor, int], tuple[Tensor, Tensor]]) -> Reduction:
-    """A :func:`by_row` reduction told how many tokens a row keeps: 1 to the ``n`` it has, or 0 of none.
+    """A reduction told how many tokens a row keeps: 1 to the ``n`` it has, or 0 of none.
 
     Args:
         kept: ``[B]`` int64 or int32, on any device: audio tokens each row of the batch is to keep. A row with fewer

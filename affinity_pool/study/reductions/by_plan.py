@@ -25,6 +25,14 @@ def planned(plan_of: Callable[[int, int], Tensor]) -> Reduction:
         A reduction. Means are summed in float64; a token alone is copied bit for bit, and so is text. A mean may span
         text, two clips of a prompt say: it stands where its first token stood. Gradients flow from the values. A call
         raises ValueError if a plan is not one for ``n`` tokens.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import Site
+        >>> from affinity_pool.study.reductions import planned
+        >>> pairs = Site(4, reduction=planned(lambda row, tokens: torch.arange(tokens) // 2))
+        >>> pairs.reduce(torch.randn(1, 6, 8), None, None).counts.tolist()
+        [[0, 0, 0, 2, 2, 2]]
     """
     return by_row(lambda row, tokens: (tokens, plan_of(row, len(tokens))))
 

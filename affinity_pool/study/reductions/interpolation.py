@@ -15,6 +15,14 @@ def interpolate(kept: Tensor) -> Reduction:
     A single token is taken from the middle. An output between two tokens mixes them in float64 and takes the place of
     the left one; the tokens whose place none takes are dropped. An output on a token is that token, bit for bit.
     ``kept`` is as for :func:`affinity_pool.study.reductions.budgets.at_budget`.
+
+    Example:
+        >>> import torch
+        >>> from affinity_pool import Site
+        >>> from affinity_pool.study.reductions import interpolate
+        >>> site = Site(4, reduction=interpolate(torch.tensor([2])))
+        >>> site.reduce(torch.randn(1, 6, 8), None, None).lengths.tolist()
+        [2]
     """
     return at_budget(kept, lambda row, tokens, keep: _resample(tokens, keep))
 

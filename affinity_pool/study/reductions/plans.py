@@ -33,6 +33,12 @@ def quota(units: Sequence[Span], tokens: int | None = None, share: float | None 
 
     Raises:
         ValueError: not exactly one of ``tokens`` and ``share`` is given, or it is out of range.
+
+    Example:
+        >>> from affinity_pool.study.groups import Span
+        >>> from affinity_pool.study.reductions import quota
+        >>> quota([Span(0, 10), Span(12, 14)], share=0.3)
+        [3, 1]
     """
     lengths = [end - start for start, end in units]
     if (tokens is None) == (share is None):
@@ -65,6 +71,12 @@ def uniform_merge_plan(units: Sequence[Span], keep: Sequence[int]) -> Tensor:
 
     Raises:
         ValueError: ``units`` do not follow each other from 0, or ``keep`` has not one number of at least 1 for each.
+
+    Example:
+        >>> from affinity_pool.study.groups import Span
+        >>> from affinity_pool.study.reductions import uniform_merge_plan
+        >>> uniform_merge_plan([Span(0, 4), Span(4, 6)], [2, 2]).tolist()
+        [0, 0, 1, 1, 2, 3]
     """
     unit, place, length, kept = _tokens(units, keep)
     before = torch.tensor([0, *accumulate(map(min, keep, (end - start for start, end in units)))], dtype=torch.int64)
@@ -76,6 +88,12 @@ def uniform_drop_plan(units: Sequence[Span], keep: Sequence[int]) -> Tensor:
 
     Raises:
         ValueError: as :func:`uniform_merge_plan`.
+
+    Example:
+        >>> from affinity_pool.study.groups import Span
+        >>> from affinity_pool.study.reductions import uniform_drop_plan
+        >>> uniform_drop_plan([Span(0, 4), Span(4, 6)], [2, 2]).tolist()
+        [-1, 0, -1, 1, 2, 3]
     """
     _, place, length, kept = _tokens(units, keep)
     last = (place + 1) * kept // length > place * kept // length
@@ -90,6 +108,12 @@ def random_drop_plan(units: Sequence[Span], keep: Sequence[int], seed: int) -> T
 
     Raises:
         ValueError: as :func:`uniform_merge_plan`.
+
+    Example:
+        >>> from affinity_pool.study.groups import Span
+        >>> from affinity_pool.study.reductions import random_drop_plan
+        >>> random_drop_plan([Span(0, 4), Span(4, 6)], [2, 2], seed=0).tolist()
+        [0, -1, -1, 1, 2, 3]
     """
     unit, place, _, kept = _tokens(units, keep)
     n = len(unit)

@@ -26,6 +26,13 @@ def speed_up(audio: Audio, factor: float) -> Audio:
 
     Raises:
         ValueError: ``factor`` is below 1, not finite, or so large that no sample is left.
+
+    Example:
+        >>> import numpy as np
+        >>> from affinity_pool.study.data import Audio
+        >>> from affinity_pool.study.reductions import speed_up
+        >>> speed_up(Audio(np.zeros(16000, dtype=np.float32), 16000), 1.25).seconds
+        0.8
     """
     if not (math.isfinite(factor) and factor >= 1):
         raise ValueError(f"factor must be 1 or more (times as fast), got {factor}")

@@ -1,0 +1,43 @@
+"""Parts of pages that are made of the program itself: the commands and their options, and the ops' schemas."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import affinity_pool
+
+
+class Commands(SphinxDirective):
+    """A section for each command of ``affinity-pool``, as typer writes it down."""
+
+    def run(self) -> list[nodes.Node]:
+        typer = [sys.executable, "-m", "typer", "affinity_pool.cli.commands", "utils", "docs", "--name", "affinity-pool"]
+        written = subprocess.run(typer, capture_output=True, text=True, check=True).stdout
+        commands = written[written.index("\n## ") :]  # what stands before lists them once more
+        holder = nodes.section()
+        holder.document = self.state.document
+        self.state.nested_parse(StringList(commands.split("\n"), "commands"), 0, holder, match_titles=True)
+        return holder.children
+
+
+class OpSchemas(SphinxDirective):
+    """The schemas of the ops, as torch has them."""
+
+    def run(self) -> list[nodes.Node]:
+        assert affinity_pool.__version__  # imported for the ops that it registers
+        names = ("pool", "pool_padded", "pool_to", "pool_padded_to")
+        schemas = "\n\n".join(str(getattr(torch.ops.affinity_pool, name).default._schema) for name in names)
+        return [nodes.literal_block(schemas, schemas, language="text", classes=["wrapped"])]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("commands", Commands)
+    app.add_directive("op-schemas", OpSchemas)
+    return {"parallel_read_safe": True}
