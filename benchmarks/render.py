@@ -1,7 +1,7 @@
 """Results files as Markdown, and the copies of their tables that documents hold.
 
-    python -m affinity_pool.benchmarks.render FILE.json ...          print their tables
-    python -m affinity_pool.benchmarks.render docs/costs.md [--check]    renew its tables, or tell whether they are right
+    python -m affinity_pool.benchmarks.render FILE.json ...              print their tables
+    python -m affinity_pool.benchmarks.render docs/costs.md [--check]    renew its tables, or tell if they are right
 
 A block of a document between ``<!-- bench:PATH -->`` and ``<!-- /bench -->`` holds the table of
 ``benchmarks/results/PATH.json``.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -32,22 +33,25 @@ def render(results: Any, source: str | None = None) -> str:
     return tables.render(results, source)
 
 
-def refresh(text: str, root: Path) -> str:
-    """``text`` with each marked block replaced by the table of its results file, below ``root``."""
+def refresh(document: Path) -> str:
+    """The text of a document, with each marked block replaced by the table of its results file."""
+    folder = document.resolve().parent
+    results = root_of(folder) / RESULTS
 
     def block(match: re.Match[str]) -> str:
-        path = RESULTS / f"{match['path']}.json"
-        return f"{match[1]}{render(json.loads((root / path).read_text()), path.as_posix())}{match[3]}"
+        path = results / f"{match['path']}.json"
+        source = Path(os.path.relpath(path, folder)).as_posix()
+        return f"{match[1]}{render(json.loads(path.read_text()), source)}{match[3]}"
 
-    return BLOCK.sub(block, text)
+    return BLOCK.sub(block, document.read_text())
 
 
-def root_of(document: Path) -> Path:
-    """The folder above a document that has the results."""
-    for folder in document.resolve().parents:
-        if (folder / RESULTS).is_dir():
-            return folder
-    raise SystemExit(f"{document} is in no folder that has {RESULTS}")
+def root_of(folder: Path) -> Path:
+    """The folder itself, or one that it is in, that has the results."""
+    for root in (folder, *folder.parents):
+        if (root / RESULTS).is_dir():
+            return root
+    raise SystemExit(f"{folder} is in no folder that has {RESULTS}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -63,9 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         if path.suffix == ".json":
             print(render(json.loads(path.read_text()), path.as_posix()))
             continue
-        text = path.read_text()
-        renewed = refresh(text, root_of(path))
-        if options.check and renewed != text:
+        renewed = refresh(path)
+        if options.check and renewed != path.read_text():
             raise SystemExit(f"{path} is not what its results say: run {PROGRAM} {path}")
         if not options.check:
             path.write_text(renewed)

@@ -31,7 +31,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.githubpages",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
@@ -45,7 +44,7 @@ include_patterns = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
 ]
-exclude_patterns = [".*", "build", "dist", "out", "docs/tutorials/*.md", "docs/tutorials/*.rst", "docs/root"]
+exclude_patterns = [".*", "build", "dist", "out", "docs/tutorials", "docs/root"]
 
 # Every link of a page and every name in a docstring must lead somewhere; what other projects document is listed.
 nitpicky = True
@@ -74,6 +73,7 @@ sphinx_gallery_conf = {
     "capture_repr": ("_repr_html_", "__str__"),
     "download_all_examples": False,
     "remove_config_comments": True,
+    "run_stale_examples": True,  # they are as fresh as the code they call, which sphinx-gallery does not look at
     "show_memory": False,
     "show_signature": False,
     "write_computation_times": False,
@@ -86,6 +86,8 @@ html_extra_path = ["root"]
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_theme_options = {"top_of_page_buttons": []}
+html_show_sourcelink = html_copy_source = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

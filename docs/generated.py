@@ -18,7 +18,16 @@ class Commands(SphinxDirective):
     """A section for each command of ``affinity-pool``, as typer writes it down."""
 
     def run(self) -> list[nodes.Node]:
-        typer = [sys.executable, "-m", "typer", "affinity_pool.cli.commands", "utils", "docs", "--name", "affinity-pool"]
+        typer = [
+            sys.executable,
+            "-m",
+            "typer",
+            "affinity_pool.cli.commands",
+            "utils",
+            "docs",
+            "--name",
+            "affinity-pool",
+        ]
         written = subprocess.run(typer, capture_output=True, text=True, check=True).stdout
         commands = written[written.index("\n## ") :]  # what stands before lists them once more
         holder = nodes.section()

@@ -1,7 +1,10 @@
-"""Makes the pages of docs/study from the summaries there and the costs in benchmarks/results: ``make docs``.
+"""Makes the study's pages from the summaries in docs/study and the costs in benchmarks/results, as docs/build.py does.
+
+    python docs/make_pages.py FOLDER
 
 A page is made of its ``summary.json`` alone, but for the probe's picture, for which the bundled model hears the longest
-bundled recording. The one chart that README shows is saved beside its page.
+bundled recording. The one chart that docs/experiments.md shows is saved beside its page; in FOLDER docs/study that is
+the committed one.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ def page_of(name: str) -> Page:
 
 
 def main() -> None:
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else STUDY
+    out = Path(sys.argv[1])
     for name in EXPERIMENTS:
         page = page_of(name)
         (out / name).mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 LONGEST = (
+    "test_the_site_is_built_and_all_links_lead_somewhere",
     "test_the_claims_hold_in_the_interpreter",
     "test_sanitizers_find_nothing",
     "test_the_op_keeps_its_contract",

@@ -48,8 +48,9 @@ def patch(
             peft adapters, DistributedDataParallel, torch.compile or averaged weights.
         sites: a preset of the paper (``"aggressive"``, ``"conservative"``; its thresholds are for Qwen2-Audio, its deep
             layer, 29 of 32, scales with the depth), the shares that its thresholds leave (``"aggressive-counted"``), a
-            list of :class:`affinity_pool.Site`, a JSON file, or a checkpoint folder that holds ``affinity_pool.json``; ``"memory"``
-            is the preset of encoder-decoder models, made for Whisper: threshold 0.96, window 1, proportional attention.
+            list of :class:`affinity_pool.Site`, a JSON file, or a checkpoint folder that holds ``affinity_pool.json``;
+            ``"memory"`` is the preset of encoder-decoder models, made for Whisper: threshold 0.96, window 1,
+            proportional attention.
             At a site with a threshold the host waits for the device once; at one that keeps a share it knows beforehand
             how many tokens are left, and waits for nothing.
         positions: the rotary phase of a merged token: that of its first token (``"keep"``), or renumbered from the site
@@ -61,8 +62,8 @@ def patch(
             (``"expanded"``: each has the logits of the column it went to), for losses and metrics outside of the model.
 
     Returns:
-        :class:`affinity_pool.models.Handle`: a context manager whose end, like its ``remove()``, restores the model exactly; ``stats`` tells
-        what the last prefill did.
+        :class:`affinity_pool.models.Handle`: a context manager whose end, like its ``remove()``, restores the model
+        exactly; ``stats`` tells what the last prefill did.
 
     In an encoder-decoder model (Whisper) the one site is ``Site("memory", ...)``, the encoder's output, of which the
     decoder's cross-attention then holds fewer keys and values; what is asked of the encoder itself, ``encoder_outputs``
