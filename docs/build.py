@@ -59,7 +59,7 @@ def main(site: Path) -> None:
         shutil.rmtree(site)
     sphinx = ["-m", "sphinx", "-q", "-E", "--fail-on-warning", "-c", DOCS, ROOT, site]
     study = [DOCS / "make_pages.py", site / "docs" / "study"]
-    environment = os.environ | {"MPLBACKEND": "agg"}
+    environment = os.environ | {"MPLBACKEND": "agg", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
     for work in (sphinx, study):
         done = subprocess.run([sys.executable, *work], env=environment, stdout=subprocess.DEVNULL)
         if done.returncode:

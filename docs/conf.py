@@ -23,6 +23,7 @@ project = "affinity_pool"
 version = release = affinity_pool.__version__
 project_copyright = "the authors of affinity_pool; Apache-2.0"
 language = "en"
+smartquotes = False  # they would make a dash of the beginning of --audio
 root_doc = "docs/index"
 
 extensions = [
