@@ -23,7 +23,8 @@ project = "affinity_pool"
 version = release = affinity_pool.__version__
 project_copyright = "the authors of affinity_pool; Apache-2.0"
 language = "en"
-smartquotes = False  # they would make a dash of the beginning of --audio
+smartquotes_action = "D"  # dashes alone: what is quoted is often to be typed
+highlight_language = "none"
 root_doc = "docs/index"
 
 extensions = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -32,8 +33,15 @@ class Commands(SphinxDirective):
         commands = written[written.index("\n## ") :]  # what stands before lists them once more
         holder = nodes.section()
         holder.document = self.state.document
-        self.state.nested_parse(StringList(commands.split("\n"), "commands"), 0, holder, match_titles=True)
+        lines = [as_code(line) for line in commands.split("\n")]
+        self.state.nested_parse(StringList(lines, "commands"), 0, holder, match_titles=True)
         return holder.children
+
+
+def as_code(line: str) -> str:
+    """A line of the list with the options that its text names as code; unmarked, their dashes would become one."""
+    option, colon, text = line.partition("`: ") if line.startswith("* `") else ("", "", line)
+    return option + colon + re.sub(r"(?<![\w`-])(--[a-z][\w-]*)", r"`\1`", text)
 
 
 class OpSchemas(SphinxDirective):

@@ -287,7 +287,8 @@ def heat(
     """A grid with its values written in it, deeper colours for larger values up to ``top``, a frame on the chosen."""
     cells = np.array([floats(row) for row in values])
     known = cells[np.isfinite(cells)] if np.isfinite(cells).any() else np.zeros(1)
-    ends = {"vmin": known.min(), "vmax": min(known.max(), top or known.max()) or 1.0}
+    lowest, highest = float(np.min(known)), float(np.max(known))
+    ends = {"vmin": lowest, "vmax": min(highest, top or highest) or 1.0}
     longest = max(len(text) for text in (*columns, *(format_value(value, form) for value in cells.flat)))
     width = 60 + 8 * max(map(len, rows)) + max(46, 9 * longest) * len(columns)
 
