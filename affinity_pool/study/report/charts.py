@@ -287,15 +287,15 @@ def heat(
     """A grid with its values written in it, deeper colours for larger values up to ``top``, a frame on the chosen."""
     cells = np.array([floats(row) for row in values])
     known = cells[np.isfinite(cells)] if np.isfinite(cells).any() else np.zeros(1)
-    lowest, highest = float(np.min(known)), float(np.max(known))
-    ends = {"vmin": lowest, "vmax": min(highest, top or highest) or 1.0}
+    low, high = float(np.min(known)), float(np.max(known))
+    high = min(high, top or high) or 1.0
     longest = max(len(text) for text in (*columns, *(format_value(value, form) for value in cells.flat)))
     width = 60 + 8 * max(map(len, rows)) + max(46, 9 * longest) * len(columns)
 
     def draw(palette: Palette) -> Figure:
         figure, axes = new_axes(width, 32 * len(rows), title, x, y, ())
         depth = LinearSegmentedColormap.from_list("depth", [mixed(palette, colour, share) for share in (0.08, 0.6)])
-        axes.imshow(cells, cmap=depth, aspect="auto", interpolation="nearest", **ends)
+        axes.imshow(cells, cmap=depth, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
         axes.set_xticks(range(len(columns)), columns, color=palette.ink)
         axes.set_yticks(range(len(rows)), rows, color=palette.ink)
         axes.tick_params(which="minor", length=0)
