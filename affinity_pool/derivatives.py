@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._ops import ops
+
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -41,7 +43,7 @@ def below_autograd(name: str) -> Callable[..., Outputs]:
 
     def forward(*arguments: Any) -> Outputs:
         with torch._C._AutoDispatchBelowAutograd():
-            outputs: Outputs = getattr(torch.ops.affinity_pool, name).default(*arguments)
+            outputs: Outputs = getattr(ops, name).default(*arguments)
             return outputs
 
     return forward

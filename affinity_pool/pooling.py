@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import checks
+from ._ops import ops
 from .checks import Keep
 from .results import Pooled, PooledPadded
 
@@ -49,7 +49,7 @@ def pool(
     float32 and rounded once; a group of one is copied. Results do not depend on batch mates, threads or run.
     """
     checks.check_pool(x, cu_seqlens, mergeable, threshold, window)
-    return Pooled(*torch.ops.affinity_pool.pool.default(x, cu_seqlens, mergeable, threshold, window))
+    return Pooled(*ops.pool.default(x, cu_seqlens, mergeable, threshold, window))
 
 
 def pool_padded(
@@ -84,7 +84,7 @@ def pool_padded(
     """
     checks.check_pool_padded(x, lengths, mergeable, threshold, window)
     return PooledPadded(
-        *torch.ops.affinity_pool.pool_padded.default(x, lengths, mergeable, threshold, window, left_padded)
+        *ops.pool_padded.default(x, lengths, mergeable, threshold, window, left_padded)
     )
 
 
@@ -121,7 +121,7 @@ def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeabl
     the count allows. Groups for a smaller count only ever join groups for a larger one.
     """
     checks.check_pool_to(x, keep, cu_seqlens, mergeable)
-    return Pooled(*torch.ops.affinity_pool.pool_to.default(x, cu_seqlens, mergeable, *_promise(keep)))
+    return Pooled(*ops.pool_to.default(x, cu_seqlens, mergeable, *_promise(keep)))
 
 
 def pool_padded_to(
@@ -153,7 +153,7 @@ def pool_padded_to(
     """
     checks.check_pool_padded_to(x, keep, lengths, mergeable)
     return PooledPadded(
-        *torch.ops.affinity_pool.pool_padded_to.default(x, lengths, mergeable, *_promise(keep), left_padded)
+        *ops.pool_padded_to.default(x, lengths, mergeable, *_promise(keep), left_padded)
     )
 
 
