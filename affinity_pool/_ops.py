@@ -1,7 +1,7 @@
 """The namespace of the ops. The file has the name and the contents that the Kernels Hub's builder gives it.
 
-A build for the hub has another of its own, made by the builder, with a namespace that no other build has: several can be
-loaded in one process, and beside this package. What follows is all that the rest of the package knows of the matter.
+A build for the hub has one of its own, with a namespace that no other build has, so that several can be loaded in one
+process, and beside this package (docs/hub.md). What stands here is all that the rest of the package knows of that.
 """
 
 from __future__ import annotations

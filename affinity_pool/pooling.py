@@ -83,9 +83,7 @@ def pool_padded(
         RuntimeError: on CPU, an entry of ``lengths`` is outside 0..T (on CUDA it is clamped).
     """
     checks.check_pool_padded(x, lengths, mergeable, threshold, window)
-    return PooledPadded(
-        *ops.pool_padded.default(x, lengths, mergeable, threshold, window, left_padded)
-    )
+    return PooledPadded(*ops.pool_padded.default(x, lengths, mergeable, threshold, window, left_padded))
 
 
 def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeable: Tensor | None = None) -> Pooled:
@@ -152,9 +150,7 @@ def pool_padded_to(
         RuntimeError: on CPU, an entry of ``lengths`` or ``keep`` makes no sense (on CUDA it is clamped).
     """
     checks.check_pool_padded_to(x, keep, lengths, mergeable)
-    return PooledPadded(
-        *ops.pool_padded_to.default(x, lengths, mergeable, *_promise(keep), left_padded)
-    )
+    return PooledPadded(*ops.pool_padded_to.default(x, lengths, mergeable, *_promise(keep), left_padded))
 
 
 def _promise(keep: Keep) -> tuple[float, list[int] | None, Tensor | None]:
