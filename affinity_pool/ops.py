@@ -28,7 +28,7 @@ if hasattr(_namespace, "loaded_from"):
         "restart the process (in a notebook, the kernel), with one of them on sys.path"
     )
 
-library = torch.library.Library(ops.name, "DEF")
+library: torch.library.Library = torch.library.Library(ops.name, "DEF")
 _namespace.loaded_from, _namespace.library = _here, library
 
 for _schema in (

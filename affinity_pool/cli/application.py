@@ -19,8 +19,8 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"affinity-pool needs {error.name}: pip install 'affinity_pool[cli]'") from error
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-console = Console(highlight=False, markup=False, emoji=False)  # what is printed is text, names and errors too
+app: typer.Typer = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+console: Console = Console(highlight=False, markup=False, emoji=False)  # what is printed is text, names and errors too
 
 
 def print_versions(asked: bool) -> None:
