@@ -114,7 +114,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_builders_own_parser_takes_what_it_is_told(tree: Path) -> None:
-    build = pytest.importorskip("kernels._rust", reason="kernels 0.17 is not installed").Build
+    build = pytest.importorskip("kernels._rust", reason="kernels 0.17 is not installed", exc_type=ImportError).Build
     assert [str(backend).lower() for backend in build.open(tree).general.backends] == ["cpu", "cuda"]
     (tree / "build.toml").write_text((HUB / "build.toml").read_text().replace("backends =", "backend ="))
     try:
@@ -178,7 +178,7 @@ except RuntimeError as error:  # in C++
 
 @pytest.mark.skipif(setup.compiler() is None, reason="no C++ compiler here")
 def test_the_loader_loads_it_beside_the_package(tree: Path) -> None:
-    pytest.importorskip("kernels", "0.17", reason="kernels 0.17 is not installed")
+    pytest.importorskip("kernels", "0.17", reason="kernels 0.17 is not installed", exc_type=ImportError)
     built = lay_out(tree, "--backend", "cpu")
     assert built.returncode == 0, built.stderr
     (variant,) = (tree / "build").iterdir()
