@@ -14,7 +14,10 @@ GPU_SUITES = ("gpu-headline", "gpu", "gpu-sweep")
 
 def bench(
     context: typer.Context,
-    arguments: Annotated[list[str] | None, typer.Argument(autocompletion=among(*CPU_SUITES, *GPU_SUITES))] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="A suite, and options; --help has both.", autocompletion=among(*CPU_SUITES, *GPU_SUITES)),
+    ] = None,
 ) -> None:
     """Time the op against copying its input, the paper's loop, vectorised torch and torch.compile."""
     from ..benchmarks.__main__ import main
