@@ -92,6 +92,8 @@ def build(folder: Path, backend: str) -> Path:
     setup = recipe()
     if backend == "cpu":
         os.environ["NVCC"] = "none"
+    elif setup.nvcc() is None:
+        raise SystemExit("the variant for CUDA needs nvcc on the PATH, or CUDA_HOME set")
     options: dict[str, Any] = setup.extension()
     if not options:
         raise SystemExit("a C++ compiler and torch are needed")
@@ -111,7 +113,7 @@ def build(folder: Path, backend: str) -> Path:
     (library,) = made.glob(f"{name}*.so")
     shutil.copy(library, variant / f"{name}.abi3.so")
     (variant / "_ops.py").write_text(OPS.format(name=name))
-    archs = [f"{number[:-1]}.{number[-1]}{'+PTX' * ptx}" for number, ptx in setup.architectures()]
+    archs = [re.sub(r"(\da?)$", r".\1", number) + "+PTX" * ptx for number, ptx in setup.architectures()]
     (variant / "metadata.json").write_text(json.dumps(metadata(name, backend, archs), indent=2) + "\n")
     return variant
 
