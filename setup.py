@@ -111,4 +111,5 @@ def without(reason: str) -> dict:
     return {}
 
 
-setup(**extension())
+if __name__ == "__main__":  # hub/build.py takes what is above for a build of its own
+    setup(**extension())

@@ -5,15 +5,29 @@ The op needs torch alone. :func:`patch` needs the extra ``affinity_pool[models]`
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import reference
-from .backends import Backend, backends, use
-from .pooling import pool, pool_padded, pool_padded_to, pool_to
-from .reference import rows_left
-from .results import Closed, Pooled, PooledPadded
-from .streaming import AffinityPooler
+
+def _needs_torch() -> bool:
+    """Unless this process is the command line's, and asked for a completion by a shell, for its help or its version.
+
+    To import torch takes more than a second, the rest of the command line 0.1 s.
+    """
+    module = ["-m", __name__]
+    program = sys.orig_argv[-3:-1] == module or os.path.basename(sys.argv[0]) in ("affinity-pool", "affinity-pool.exe")
+    return not (program and ("_AFFINITY_POOL_COMPLETE" in os.environ or sys.argv[1:] in (["--help"], ["--version"])))
+
+
+if TYPE_CHECKING or _needs_torch():
+    from . import reference
+    from .backends import Backend, backends, use
+    from .pooling import pool, pool_padded, pool_padded_to, pool_to
+    from .reference import rows_left
+    from .results import Closed, Pooled, PooledPadded
+    from .streaming import AffinityPooler
 
 if TYPE_CHECKING:
     from .models.patch import patch, unpatch

@@ -35,7 +35,9 @@ class Backend:
         return f"{self.name:<10} {'yes' if self.available else 'no':<4} {self.devices:<5} {self.detail}"
 
 
-LIBRARY = Path(__file__).with_name("_C.abi3.so")
+_here = Path(__file__).parent
+# An install's is _C; a build for the Kernels Hub has one that is named as its namespace.
+LIBRARY = next(_here.glob("*.abi3.so"), _here / "_C.abi3.so")
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -143,7 +145,7 @@ def _replace(name: str) -> None:
     global _current, _replacements
     if _replacements is not None:
         _replacements._destroy()  # what it covered is back
-    _replacements = torch.library.Library("affinity_pool", "IMPL")
+    _replacements = torch.library.Library(ops.library.ns, "IMPL")
     chosen: dict[str, Callable[[str], Implementation]] = {}
     if name == "reference":
         chosen = {"CPU": ops.REFERENCE.__getitem__, "CUDA": ops.REFERENCE.__getitem__}

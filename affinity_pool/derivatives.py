@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._ops import ops
+
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -41,7 +43,7 @@ def below_autograd(name: str) -> Callable[..., Outputs]:
 
     def forward(*arguments: Any) -> Outputs:
         with torch._C._AutoDispatchBelowAutograd():
-            outputs: Outputs = getattr(torch.ops.affinity_pool, name).default(*arguments)
+            outputs: Outputs = getattr(ops, name).default(*arguments)
             return outputs
 
     return forward
@@ -62,8 +64,8 @@ def no_vmap(packed: str) -> Callable[..., None]:
 class Pool(Differentiable):
     """``torch.ops.affinity_pool.pool``."""
 
-    forward = staticmethod(below_autograd("pool"))
-    vmap = staticmethod(no_vmap("pool"))
+    forward: staticmethod[..., Outputs] = staticmethod(below_autograd("pool"))
+    vmap: staticmethod[..., None] = staticmethod(no_vmap("pool"))
 
     @staticmethod
     def backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -80,8 +82,8 @@ class Pool(Differentiable):
 class PoolPadded(Differentiable):
     """``torch.ops.affinity_pool.pool_padded``."""
 
-    forward = staticmethod(below_autograd("pool_padded"))
-    vmap = staticmethod(no_vmap("pool"))
+    forward: staticmethod[..., Outputs] = staticmethod(below_autograd("pool_padded"))
+    vmap: staticmethod[..., None] = staticmethod(no_vmap("pool"))
 
     @staticmethod
     def backward(ctx: Any, grad_values: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -101,15 +103,15 @@ class PoolPadded(Differentiable):
 class PoolTo(Pool):
     """``torch.ops.affinity_pool.pool_to``."""
 
-    forward = staticmethod(below_autograd("pool_to"))
-    vmap = staticmethod(no_vmap("pool_to"))
+    forward: staticmethod[..., Outputs] = staticmethod(below_autograd("pool_to"))
+    vmap: staticmethod[..., None] = staticmethod(no_vmap("pool_to"))
 
 
 class PoolPaddedTo(PoolPadded):
     """``torch.ops.affinity_pool.pool_padded_to``."""
 
-    forward = staticmethod(below_autograd("pool_padded_to"))
-    vmap = staticmethod(no_vmap("pool_to"))
+    forward: staticmethod[..., Outputs] = staticmethod(below_autograd("pool_padded_to"))
+    vmap: staticmethod[..., None] = staticmethod(no_vmap("pool_to"))
 
 
 def no_gradients(ctx: Any) -> list[None]:

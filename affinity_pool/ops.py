@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from . import derivatives, reference
+from ._ops import add_op_namespace_prefix, ops
 from .checks import Keep, check_share
 from .results import Closed, Pooled, PooledPadded
 
 _here = str(Path(__file__).parent)
-_namespace: Any = torch.ops.affinity_pool  # as the dispatcher does, it outlives the module
+_namespace: Any = ops  # as the dispatcher does, it outlives the module
 if hasattr(_namespace, "loaded_from"):
     raise ImportError(
         f"affinity_pool from {_here} cannot be loaded: this process has already loaded it from "
@@ -27,7 +28,7 @@ if hasattr(_namespace, "loaded_from"):
         "restart the process (in a notebook, the kernel), with one of them on sys.path"
     )
 
-library = torch.library.Library("affinity_pool", "DEF")
+library: torch.library.Library = torch.library.Library(ops.name, "DEF")
 _namespace.loaded_from, _namespace.library = _here, library
 
 for _schema in (
@@ -132,14 +133,14 @@ for _name, _implementation in REFERENCE.items():
     library.impl(_name, _implementation, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake("affinity_pool::pool", lib=library)
+@torch.library.register_fake(add_op_namespace_prefix("pool"), lib=library)
 def _pool_fake(
     x: Tensor, cu_seqlens: Tensor | None, mergeable: Tensor | None, threshold: float, window: int
 ) -> Outputs:
     return _packed_fake(x, cu_seqlens, torch.library.get_ctx().new_dynamic_size())
 
 
-@torch.library.register_fake("affinity_pool::pool_to", lib=library)
+@torch.library.register_fake(add_op_namespace_prefix("pool_to"), lib=library)
 def _pool_to_fake(
     x: Tensor,
     cu_seqlens: Tensor | None,
@@ -164,7 +165,7 @@ def _packed_fake(x: Tensor, cu_seqlens: Tensor | None, groups: int | torch.SymIn
     )
 
 
-@torch.library.register_fake("affinity_pool::pool_padded", lib=library)
+@torch.library.register_fake(add_op_namespace_prefix("pool_padded"), lib=library)
 def _pool_padded_fake(
     x: Tensor,
     lengths: Tensor | None,
@@ -176,7 +177,7 @@ def _pool_padded_fake(
     return _padded_fake(x)
 
 
-@torch.library.register_fake("affinity_pool::pool_padded_to", lib=library)
+@torch.library.register_fake(add_op_namespace_prefix("pool_padded_to"), lib=library)
 def _pool_padded_to_fake(
     x: Tensor,
     lengths: Tensor | None,
@@ -206,5 +207,5 @@ derivatives.register(library, "pool_to", derivatives.PoolTo)
 derivatives.register(library, "pool_padded_to", derivatives.PoolPaddedTo)
 
 for _result in (Closed, Pooled, PooledPadded):  # so that torch.export.save and torch.load know them
-    torch.utils._pytree._register_namedtuple(_result, serialized_type_name=f"affinity_pool.{_result.__name__}")
+    torch.utils._pytree._register_namedtuple(_result, serialized_type_name=f"{ops.name}.{_result.__name__}")
 torch.serialization.add_safe_globals([Closed, Pooled, PooledPadded])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import checks
+from ._ops import ops
 from .checks import Keep
 from .results import Pooled, PooledPadded
 
@@ -65,7 +65,7 @@ def pool(
         [0, 1, 3]
     """
     checks.check_pool(x, cu_seqlens, mergeable, threshold, window)
-    return Pooled(*torch.ops.affinity_pool.pool.default(x, cu_seqlens, mergeable, threshold, window))
+    return Pooled(*ops.pool.default(x, cu_seqlens, mergeable, threshold, window))
 
 
 def pool_padded(
@@ -109,9 +109,7 @@ def pool_padded(
         [[2, 1, 0], [1, 0, 0]]
     """
     checks.check_pool_padded(x, lengths, mergeable, threshold, window)
-    return PooledPadded(
-        *torch.ops.affinity_pool.pool_padded.default(x, lengths, mergeable, threshold, window, left_padded)
-    )
+    return PooledPadded(*ops.pool_padded.default(x, lengths, mergeable, threshold, window, left_padded))
 
 
 def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeable: Tensor | None = None) -> Pooled:
@@ -156,7 +154,7 @@ def pool_to(x: Tensor, keep: Keep, cu_seqlens: Tensor | None = None, *, mergeabl
         [0, 0, 1, 2]
     """
     checks.check_pool_to(x, keep, cu_seqlens, mergeable)
-    return Pooled(*torch.ops.affinity_pool.pool_to.default(x, cu_seqlens, mergeable, *_promise(keep)))
+    return Pooled(*ops.pool_to.default(x, cu_seqlens, mergeable, *_promise(keep)))
 
 
 def pool_padded_to(
@@ -194,9 +192,7 @@ def pool_padded_to(
         [[2, 2, 3, 3]]
     """
     checks.check_pool_padded_to(x, keep, lengths, mergeable)
-    return PooledPadded(
-        *torch.ops.affinity_pool.pool_padded_to.default(x, lengths, mergeable, *_promise(keep), left_padded)
-    )
+    return PooledPadded(*ops.pool_padded_to.default(x, lengths, mergeable, *_promise(keep), left_padded))
 
 
 def _promise(keep: Keep) -> tuple[float, list[int] | None, Tensor | None]:

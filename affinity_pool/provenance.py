@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ from .backends import backends
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The source tree; of an installed package, the folder that holds everybody's."""
 PACKAGES = ("torch", "transformers", "triton", "numpy")
+"""Those that a result may depend on."""
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
@@ -39,13 +41,13 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     """Version of Python and of each package, None where it is not installed. Nothing is imported.
 
     This package's is that of the code that runs, which need not be the one that is installed.
     """
     found: dict[str, str | None] = {"python": platform.python_version(), "affinity_pool": __version__}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -107,8 +107,8 @@ class OpenGroup:
     """What a stream holds: the latest rows of the group, and the sum and count of all. ``like`` is the stream's."""
 
     def __init__(self, like: Tensor) -> None:
-        self.rows = like[:0].clone()
-        self.count = 0
+        self.rows: Tensor = like[:0].clone()
+        self.count: int = 0
         self._sum = SumByEights(like) if serving(like.device) == "cuda" else RunningSum(like)
 
     def like(self, chunk: Tensor) -> OpenGroup:

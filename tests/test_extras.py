@@ -93,8 +93,9 @@ def test_serving_needs_torch_alone_and_embed_names_its_extra(torch_alone: Enviro
     assert run.stderr.endswith(f"ImportError: {expected}\n")
 
 
-def test_the_command_line_without_its_packages_names_its_extra(torch_alone: Environment) -> None:
-    run = torch_alone.python("-m", "affinity_pool.cli", "env")
+@pytest.mark.parametrize("module", ["affinity_pool", "affinity_pool.cli"])
+def test_the_command_line_without_its_packages_names_its_extra(torch_alone: Environment, module: str) -> None:
+    run = torch_alone.python("-m", module, "env")
     assert (run.returncode, run.stderr) == (1, "affinity-pool needs typer: pip install 'affinity_pool[cli]'\n")
 
 
@@ -103,7 +104,7 @@ def test_the_command_line_without_its_packages_names_its_extra(torch_alone: Envi
     [
         (["--help"], ["eval", "bench", "env"]),
         (["env"], ["reference", "not installed", "torch", affinity_pool.__version__]),
-        (["bench", "--help"], ["usage: affinity-pool bench", "gpu-headline", "--contenders"]),
+        (["bench", "--help"], ["usage: python -m affinity_pool.cli bench", "gpu-headline", "--contenders"]),
         (["eval", "--help"], ["--model", "--data"]),
     ],
     ids=" ".join,

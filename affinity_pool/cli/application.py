@@ -8,8 +8,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, requires
-from typing import TextIO
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Annotated, TextIO
+
+from .. import __version__
 
 try:
     import typer
@@ -17,12 +19,27 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"affinity-pool needs {error.name}: pip install 'affinity_pool[cli]'") from error
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, markup=False, emoji=False)  # what is printed is text, names and errors too
+app: typer.Typer = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+console: Console = Console(highlight=False, markup=False, emoji=False)  # what is printed is text, names and errors too
+
+
+def print_versions(asked: bool) -> None:
+    """Of this package and of torch, which is not imported for it."""
+    if asked:
+        try:
+            torch = f"torch {version('torch')}"
+        except PackageNotFoundError:  # built in its source tree
+            torch = "torch of no known version"
+        console.print(f"affinity-pool {__version__} ({torch})")
+        raise typer.Exit
 
 
 @app.callback()
-def affinity_pool() -> None:
+def affinity_pool(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=print_versions, is_eager=True)
+    ] = False,
+) -> None:
     """Affinity Pooling: fewer audio tokens in speech language models, without training."""
 
 

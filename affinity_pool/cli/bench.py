@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from .options import among
 
-def bench(context: typer.Context) -> None:
+CPU_SUITES = ("quick", "target", "headline", "sweep", "counts", "overhead", "instruction-sets")
+GPU_SUITES = ("gpu-headline", "gpu", "gpu-sweep")
+
+
+def bench(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="A suite, and options; --help has both.", autocompletion=among(*CPU_SUITES, *GPU_SUITES)),
+    ] = None,
+) -> None:
     """Time the op against copying its input, the paper's loop, vectorised torch and torch.compile."""
     from ..benchmarks.__main__ import main
 
-    main(context.args, "affinity-pool bench")
+    main(arguments or [], context.command_path)

@@ -17,6 +17,21 @@ Value = TypeVar("Value")
 SHORTEST, LONGEST = 0.1, 3600.0  # seconds of a prompt that is measured
 MOST_DIGITS = 6  # of a layer's number
 
+
+def among(*words: str, listed: bool = False) -> Callable[[str], list[str]]:
+    """What a shell completes where an option knows some words: one, or the last of those with commas between them."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, begun = incomplete.rpartition(",") if listed else ("", "", incomplete)
+        return [before + comma + word for word in words if word.startswith(begun)]
+
+    return complete
+
+
+PRESETS = ("conservative", "aggressive", "aggressive-counted", "memory")
+ATTENTIONS = ("plain", "proportional")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 Model = Annotated[str | None, typer.Option(help="Hub id or folder; the bundled tiny model if left out.")]
 Data = Annotated[
     str | None,
@@ -30,16 +45,22 @@ Sites = Annotated[
     typer.Option(
         help="'conservative', 'aggressive', 'aggressive-counted', a JSON file, or sites with commas between them, "
         "LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as '0:0.9:1,7:keep=0.2'; for Whisper 'memory', or a site as "
-        "'memory:0.96:1'. If left out the model's own affinity_pool.json, else 'aggressive', or 'memory'."
+        "'memory:0.96:1'. If left out the model's own affinity_pool.json, else 'aggressive', or 'memory'.",
+        autocompletion=among(*PRESETS),
     ),
 ]
 _WEIGHT = (
     "What a merged token weighs where it is attended to: 'plain', as much as any other, or 'proportional', as the "
     "tokens it stands for together"
 )
-Attention = Annotated[str, typer.Option(help=f"{_WEIGHT}.")]
+Attention = Annotated[str, typer.Option(help=f"{_WEIGHT}.", autocompletion=among(*ATTENTIONS))]
 SitesAttention = Annotated[
-    str | None, typer.Option("--attention", help=f"{_WEIGHT}; if left out what the sites' file says, else 'plain'.")
+    str | None,
+    typer.Option(
+        "--attention",
+        help=f"{_WEIGHT}; if left out what the sites' file says, else 'plain'.",
+        autocompletion=among(*ATTENTIONS),
+    ),
 ]
 Attentions = Annotated[
     str | None,
@@ -47,6 +68,7 @@ Attentions = Annotated[
         "--attention",
         help=f"{_WEIGHT}; 'plain,proportional' for both at the same sites; if left out what the sites' file says, else "
         "'plain'.",
+        autocompletion=among(*ATTENTIONS, listed=True),
     ),
 ]
 Task = Annotated[str | None, typer.Option(help="Only the recordings of this task; all if left out.")]
@@ -94,13 +116,23 @@ Alignments = Annotated[
     str | None,
     typer.Option(
         help="Where words begin and end: 'manifest', 'pocketsphinx', or a folder of Montreal Forced Aligner TextGrids; "
-        "the manifest's times, else pocketsphinx for English, if left out."
+        "the manifest's times, else pocketsphinx for English, if left out.",
+        autocompletion=among("manifest", "pocketsphinx"),
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for all that is written; started again, a run goes on from there.")]
 Seed = Annotated[int, typer.Option(help="Of whatever is random.")]
-Device = Annotated[str | None, typer.Option(help="'cpu', 'cuda', ...; a GPU if there is one.")]
-Dtype = Annotated[str, typer.Option(help="'auto': float32 on the CPU, the checkpoint's own on a GPU.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="'cpu', 'cuda', ...; a GPU if there is one.", autocompletion=among("cpu", "cuda")),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="'auto': float32 on the CPU, the checkpoint's own on a GPU.",
+        autocompletion=among(*DTYPES),
+    ),
+]
 
 
 def parse_list(text: str, kind: Callable[[str], Value], name: str) -> list[Value]:

@@ -33,8 +33,10 @@ class Forward:
     __slots__ = ("__signature__", "calls", "changes", "forward")
 
     def __init__(self, calls: Calls, changes: Changes, forward: Callable[..., Any]) -> None:
-        self.calls, self.changes, self.forward = calls, changes, forward
-        self.__signature__ = _signature(type(calls.patched.model), calls.takes)
+        self.calls: Calls = calls
+        self.changes: Changes = changes
+        self.forward: Callable[..., Any] = forward
+        self.__signature__: inspect.Signature = _signature(type(calls.patched.model), calls.takes)
 
     @torch.compiler.disable(recursive=False)  # what is inside may be compiled; this has nothing to compile
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ AUDIO_POSITIONS = "audio_positions"
 class LayerCalls(Calls):
     """The calls of a model whose decoder's layers are pooled between."""
 
-    takes = (AUDIO_POSITIONS,)
+    takes: ClassVar[tuple[str, ...]] = (AUDIO_POSITIONS,)
 
     @abstractmethod
     def prefill_from(

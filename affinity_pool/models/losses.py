@@ -25,7 +25,7 @@ class Targets:
 
     def __init__(self, kwargs: dict[str, Any], columns: tuple[int, int]) -> None:
         """``kwargs`` are the call's, ``columns`` the shape ``[B, T]`` of its tokens."""
-        self.ignored = kwargs.get("ignore_index", IGNORED)
+        self.ignored: int = kwargs.get("ignore_index", IGNORED)
         self._kept = kwargs.get("logits_to_keep") or columns[1]
         """How many of the last columns have logits."""
         self._given: dict[str, Tensor] = {}

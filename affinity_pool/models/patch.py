@@ -147,8 +147,10 @@ class Handle:
 
     def __init__(self, calls: Calls) -> None:
         self._calls, self._patched = calls, calls.patched
-        self.model, self.sites = calls.patched.model, calls.patched.sites
-        self.positions, self.attention = calls.patched.positions, calls.patched.attention
+        self.model: Any = calls.patched.model
+        self.sites: tuple[Site, ...] = calls.patched.sites
+        self.positions: Positions = calls.patched.positions
+        self.attention: Attention = calls.patched.attention
         self._changes = Changes()
         try:
             install(calls, self._changes)

@@ -72,7 +72,7 @@ class Run:
     def __post_init__(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.stages = {
+        self.stages: dict[str, Kept] = {
             name: Kept(name, [part.name for part in parts], self.work, self.out) for name, parts in STAGES.items()
         }
 

@@ -31,11 +31,12 @@ class Kept:
     """One stage: results at the top of its folder; its log, its outcome and what need not be committed in ``logs``."""
 
     def __init__(self, stage: str, parts: Sequence[str], work: Path, out: Path) -> None:
-        self.stage, self.parts = stage, tuple(parts)
-        self.folder = work / stage
-        self.tar = out / f"{stage}.tar.gz"
-        self.log = self.folder / "logs" / f"{stage}.log"
-        self.tables = self.folder / "logs" / f"{stage}.md"
+        self.stage: str = stage
+        self.parts: tuple[str, ...] = tuple(parts)
+        self.folder: Path = work / stage
+        self.tar: Path = out / f"{stage}.tar.gz"
+        self.log: Path = self.folder / "logs" / f"{stage}.log"
+        self.tables: Path = self.folder / "logs" / f"{stage}.md"
         self._file = self.folder / "logs" / f"{stage}.json"
         if not self.folder.exists() and self.tar.exists():
             self._unpack()

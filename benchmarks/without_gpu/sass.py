@@ -47,8 +47,8 @@ class Code:
     def __init__(self, listing: str) -> None:
         found = re.findall(r"^\s*/\*([0-9a-f]{4,5})\*/\s+(.*?)\s*;", listing, re.MULTILINE)
         end = max(i for i, (_, text) in enumerate(found) if not text.startswith("NOP")) + 1
-        self.text = [text for _, text in found[:end]]
-        self.place = {int(address, 16): i for i, (address, _) in enumerate(found[:end])}
+        self.text: list[str] = [text for _, text in found[:end]]
+        self.place: dict[int, int] = {int(address, 16): i for i, (address, _) in enumerate(found[:end])}
 
     @cached_property
     def next(self) -> list[list[int]]:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../checks.h"
+#include "../namespace.h"
 #include "../tensors.h"
 #include "pooling.h"
 
@@ -213,7 +214,7 @@ Outputs pool_padded_to(const Tensor& x, const std::optional<Tensor>& lengths, co
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(affinity_pool, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(AFFINITY_POOL_NAMESPACE, CPU, m) {
   m.impl("pool", TORCH_BOX(&pool));
   m.impl("pool_padded", TORCH_BOX(&pool_padded));
   m.impl("pool_to", TORCH_BOX(&pool_to));

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "../checks.h"
+#include "../namespace.h"
 #include "../tensors.h"
 #include "launch.h"
 #include "workspace.h"
@@ -222,7 +223,7 @@ Outputs pool_padded_to(const Tensor& x, const std::optional<Tensor>& lengths, co
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(affinity_pool, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(AFFINITY_POOL_NAMESPACE, CUDA, m) {
   m.impl("pool", TORCH_BOX(&pool));
   m.impl("pool_padded", TORCH_BOX(&pool_padded));
   m.impl("pool_to", TORCH_BOX(&pool_to));

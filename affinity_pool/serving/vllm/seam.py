@@ -129,7 +129,7 @@ class UnfitPromptError(ValueError):
 
     def __init__(self, mm_res: Any, words: str) -> None:
         super().__init__(f"{KEY}: {words}")
-        self.processed = [
+        self.processed: list[Any] = [
             name
             for modality, names in mm_res.hashes.items()
             for name, features in zip(names, mm_res.kwargs[modality], strict=True)

@@ -34,7 +34,7 @@ from typing import Any
 from ..errors import InputError
 from .manifest import TASK, Utterance, unique
 
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, ...]] = {
     "audio": ("audio",),
     "text": ("text", "transcription", "sentence", "transcript", "normalized_text", "text_normalized"),
     "translation": ("translation",),

@@ -36,7 +36,9 @@ class Processes(Protocol):
 class OneProcess:
     """A run that is not shared."""
 
-    process_index, num_processes, is_main_process = 0, 1, True
+    process_index: int = 0
+    num_processes: int = 1
+    is_main_process: bool = True
 
     def main_process_first(self) -> AbstractContextManager[Any]:
         return nullcontext()

@@ -22,6 +22,7 @@ from ....cli.options import (
     Out,
     Prompt,
     Task,
+    among,
     layers_of,
     parse_attention,
     parse_rules,
@@ -38,7 +39,8 @@ def calibrate(
     criterion: Annotated[
         str,
         typer.Option(
-            help="What shall stay as it was: 'answer', the greedy answer's text, or 'first-token', its distribution."
+            help="What shall stay as it was: 'answer', the greedy answer's text, or 'first-token', its distribution.",
+            autocompletion=among("answer", "first-token"),
         ),
     ] = "answer",
     layers: Layers = None,

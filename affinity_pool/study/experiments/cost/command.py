@@ -18,6 +18,7 @@ from ....cli.options import (
     Prompt,
     Sites,
     SitesAttention,
+    among,
     parse_attention,
     parse_list,
     parse_seconds,
@@ -57,6 +58,7 @@ def cost(
             metavar="CONFIG",
             help="No weights and no data: a model made of a config (folder, JSON file, Hub id, qwen2-audio-7b, mid or "
             "tiny), and prompts of --lengths that keep what the paper's do.",
+            autocompletion=among("qwen2-audio-7b", "mid", "tiny"),
         ),
     ] = None,
     batch: Annotated[

@@ -10,6 +10,7 @@ import typer
 
 from ....cli.application import errors_in_words
 from ....cli.options import (
+    PRESETS,
     Attentions,
     Batch,
     Data,
@@ -23,9 +24,12 @@ from ....cli.options import (
     Prompt,
     Seed,
     Task,
+    among,
     parse_attention,
     parse_list,
 )
+
+BASELINES = ("speed-up", "random-drop", "uniform-drop", "uniform-merge", "interpolate", "bipartite-merge")
 
 
 def evaluate(
@@ -36,16 +40,18 @@ def evaluate(
         typer.Option(
             help="'aggressive', 'conservative', 'aggressive-counted', a JSON file, or sites with commas between them, "
             "LAYER:THRESHOLD:WINDOW or LAYER:keep=SHARE, as '0:0.9:1,7:keep=0.2'; repeat to compare, shares after the "
-            "thresholds at the same layers. If left out the model's own affinity_pool.json, else 'aggressive'."
+            "thresholds at the same layers. If left out the model's own affinity_pool.json, else 'aggressive'.",
+            autocompletion=among(*PRESETS),
         ),
     ] = None,
     baselines: Annotated[
         str,
         typer.Option(
             help="Other ways to the same number of tokens: speed-up, random-drop, uniform-drop, uniform-merge, "
-            "interpolate, bipartite-merge; 'none' for none. speed-up goes with sites at the input alone."
+            "interpolate, bipartite-merge; 'none' for none. speed-up goes with sites at the input alone.",
+            autocompletion=among(*BASELINES, listed=True),
         ),
-    ] = "speed-up,random-drop,uniform-drop,uniform-merge,interpolate,bipartite-merge",
+    ] = ",".join(BASELINES),
     attention: Attentions = None,
     judge: Annotated[
         str | None,

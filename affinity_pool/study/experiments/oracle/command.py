@@ -23,9 +23,12 @@ from ....cli.options import (
     Out,
     Prompt,
     Seed,
+    among,
     layers_of,
     parse_list,
 )
+
+OPERATORS = ("random-drop", "uniform-drop", "uniform-merge")
 
 
 def oracle(
@@ -33,8 +36,11 @@ def oracle(
     data: Data = None,
     layers: Layers = None,
     operators: Annotated[
-        str, typer.Option(help="Of random-drop, uniform-drop, uniform-merge.")
-    ] = "random-drop,uniform-drop,uniform-merge",
+        str,
+        typer.Option(
+            help="Of random-drop, uniform-drop, uniform-merge.", autocompletion=among(*OPERATORS, listed=True)
+        ),
+    ] = ",".join(OPERATORS),
     budgets: Annotated[
         str, typer.Option(help="Tokens a unit, as '2', or shares of the recording, as '25%'; the paper's if left out.")
     ] = "25.67%,47.57%,76.08%",

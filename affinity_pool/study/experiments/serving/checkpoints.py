@@ -26,7 +26,7 @@ CONFIG, PROCESSOR, WEIGHTS = "config.json", "processor_config.json", "model.safe
 OF_THESE_WEIGHTS = shutil.ignore_patterns("*.safetensors", "affinity_pool.json")
 
 ENCODER = {"d_model": 256, "encoder_layers": 4, "encoder_attention_heads": 4, "encoder_ffn_dim": 1024}
-DECODER = {
+DECODER: dict[str, int | list[str]] = {
     "hidden_size": 1024,
     "intermediate_size": 2816,
     "num_hidden_layers": 12,

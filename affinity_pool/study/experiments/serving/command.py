@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ....cli.application import console, errors_in_words
-from ....cli.options import LONGEST, SHORTEST, AudioFiles, Manifest, TaskPrompt, Texts, parse_list
+from ....cli.options import LONGEST, SHORTEST, AudioFiles, Manifest, TaskPrompt, Texts, among, parse_list
 
 BUNDLED, MID = "bundled", "mid"
 MID_SECONDS = 30.0
@@ -25,7 +25,8 @@ def serving(
         str | None,
         typer.Option(
             help="Hub id or folder; 'bundled', the tiny model, if left out; 'mid', 145 million parameters without "
-            "weights, whose decoder does most of the work."
+            "weights, whose decoder does most of the work.",
+            autocompletion=among("bundled", "mid"),
         ),
     ] = None,
     url: Annotated[
