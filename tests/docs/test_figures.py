@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import affinity_pool
 from affinity_pool.benchmarks.render import refresh
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +36,12 @@ def times(ratio: float, interval: list[float]) -> str:
 def test_readme_is_short_and_says_what_has_not_run() -> None:
     assert len(README.splitlines()) <= 150
     assert "have not run on a GPU" in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/serving.md"])
+def test_the_wheel_has_the_name_that_pages_give_it(page: str) -> None:
+    named = set(re.findall(r"affinity_pool-\S+?\.whl", (ROOT / page).read_text(encoding="utf-8")))
+    assert named == {f"affinity_pool-{affinity_pool.__version__}-cp310-abi3-manylinux_2_28_x86_64.whl"}
 
 
 def test_the_demo_s_tokens_words_and_times() -> None:
