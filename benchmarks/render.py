@@ -3,19 +3,20 @@
     python -m affinity_pool.benchmarks.render FILE.json ...          print their tables
     python -m affinity_pool.benchmarks.render README.md [--check]    renew its tables, or tell whether they are right
 
-A block of a document between ``<!-- bench:PATH -->`` and ``<!-- /bench -->`` holds the table of
-``benchmarks/results/PATH.json``.
+A document may lie anywhere in the repository. A block of it between ``<!-- bench:PATH -->`` and ``<!-- /bench -->``
+holds the table of ``benchmarks/results/PATH.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from . import tables
+from . import tables, wheels
 
 BLOCK = re.compile(r"(<!-- bench:(?P<path>\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 RESULTS = Path("benchmarks/results")
@@ -29,15 +30,21 @@ def render(results: Any, source: str | None = None) -> str:
         from affinity_pool.study.experiments.cost import table
 
         return table.render(results, source)
+    if results["suite"] == "wheel":
+        return wheels.render(results, source)
     return tables.render(results, source)
 
 
-def refresh(text: str, root: Path) -> str:
-    """``text`` with each marked block replaced by the table of its results file, below ``root``."""
+def refresh(text: str, root: Path, folder: Path | None = None) -> str:
+    """``text`` with each marked block replaced by the table of its results file, below ``root``.
+
+    It lies in ``folder``, from which its links lead: in ``root`` if left out.
+    """
 
     def block(match: re.Match[str]) -> str:
-        path = RESULTS / f"{match['path']}.json"
-        return f"{match[1]}{render(json.loads((root / path).read_text()), path.as_posix())}{match[3]}"
+        path = root / RESULTS / f"{match['path']}.json"
+        link = Path(os.path.relpath(path, folder or root)).as_posix()
+        return f"{match[1]}{render(json.loads(path.read_text()), link)}{match[3]}"
 
     return BLOCK.sub(block, text)
 
@@ -56,7 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(render(json.loads(path.read_text()), path.as_posix()))
             continue
         text = path.read_text()
-        renewed = refresh(text, path.resolve().parent)
+        folder = path.resolve().parent
+        root = next((above for above in (folder, *folder.parents) if (above / RESULTS).is_dir()), folder)
+        renewed = refresh(text, root, folder)
         if options.check and renewed != text:
             raise SystemExit(f"{path} is not what its results say: run {PROGRAM} {path}")
         if not options.check:

@@ -2,9 +2,9 @@
 
     make wheel
 
-Linux, g++, nvcc (or NVCC=none: a wheel without CUDA code, for trying this out) and the extra ``affinity_pool[release]``.
-The wheel serves every Python from 3.10 and every torch from 2.10 on, with CUDA or without: one library on both stable
-ABIs. It is tagged manylinux_2_28, as torch's own wheels are, and auditwheel refuses it if it needs more than that.
+It takes Linux, g++, nvcc (NVCC=none: a wheel without CUDA code, for a trial) and the extra ``affinity_pool[release]``.
+The wheel serves every Python from 3.10 and every torch from 2.10 on, with CUDA or without: one library on torch's
+stable ABI. It is tagged manylinux_2_28, as torch's own wheels are, and auditwheel refuses it if it needs more.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import contents
@@ -56,14 +57,16 @@ def wheel_of(sdist: Path, folder: Path) -> Path:
     """Built from the unpacked sdist: what is not in there is missed here, and not by whoever downloads it."""
     shutil.unpack_archive(sdist, folder / "unpacked", filter="data")
     tree = only(folder / "unpacked", "*")
-    plain = f"-ffile-prefix-map={tree}=."  # what the ops refuse names the line of source that does, not this folder
+    torchs = Path(str(find_spec("torch").origin)).parents[1]
+    # An error names the line of source that raised it, and is to name no folder of this machine.
+    plain = f"-ffile-prefix-map={tree}=. -ffile-prefix-map={torchs}=."
     build(
         "--wheel",
         tree,
         folder / "wheel",
         CFLAGS=f"{os.environ.get('CFLAGS', '')} {plain}",
         LDFLAGS=f"{os.environ.get('LDFLAGS', '')} {old_glibc.link_flags(folder / 'old_glibc')}",
-        NVCC_APPEND_FLAGS=f"{os.environ.get('NVCC_APPEND_FLAGS', '')} -Xcompiler={plain}",
+        NVCC_APPEND_FLAGS=f"{os.environ.get('NVCC_APPEND_FLAGS', '')} -Xcompiler={plain.replace(' ', ',')}",
     )
     wheel = only(folder / "wheel", "*.whl")
     if "-cp310-abi3-" not in wheel.name:

@@ -15,10 +15,14 @@ from collections import defaultdict
 from pathlib import Path
 
 NEWEST = (2, 28)
-OLD_HOMES = {"libdl.so.2": r"dl[a-z]+$", "librt.so.1": r"shm_|mq_|aio_|lio_|timer_", "libpthread.so.0": r"pthread_|sem_"}
+OLD_HOMES = {
+    "libdl.so.2": r"dl[a-z]+$",
+    "librt.so.1": r"shm_|mq_|aio_|lio_|timer_",
+    "libpthread.so.0": r"pthread_|sem_",
+}
 """Where functions lived, by the first pattern that matches."""
-NO_SHORTCUT = "__attribute__((visibility(\"hidden\"))) char __libc_single_threaded = 0;\n"
-"""A flag of glibc 2.32 by which shared_ptr spares atomic operations while there is one thread: here there may be two."""
+NO_SHORTCUT = '__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;\n'
+"""Of glibc 2.32: by it shared_ptr spares atomic operations while there is one thread. Here there are always more."""
 
 Version = tuple[int, ...]
 

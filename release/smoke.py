@@ -23,7 +23,7 @@ import affinity_pool as ap  # noqa: E402
 def main() -> None:
     compilers = [name for name in ("cc", "c++", "gcc", "g++", "clang", "nvcc") if shutil.which(name)]
     require(not compilers, f"there is {compilers}, and this is to show that none is needed")
-    require("site-packages" in Path(ap.__file__).parts, f"affinity_pool comes from {ap.__file__}, and not from the wheel")
+    require("site-packages" in Path(ap.__file__).parts, f"{ap.__file__} is not of the wheel")
     backends = {backend.name: backend for backend in ap.backends()}
     require(backends["cpu"].available, f"no CPU kernels: {backends['cpu'].detail}")
     require(backends["cuda"].available or "sees no NVIDIA GPU" in backends["cuda"].detail, backends["cuda"].detail)
