@@ -32,14 +32,15 @@ def row(record: Record) -> list[str]:
 
 def wheel_in_words(wheel: Record) -> str:
     gpu = ", ".join(f"{size / 1000:.0f} kB {name}" for name, size in wheel["gpu"].items()) or "none"
-    sources = f"commit {wheel['commit']}{' and changes' if wheel['uncommitted'] else ''}"
+    commit = f"commit {wheel['commit'][:10]}" if wheel["commit"] else "an unknown commit"
+    made = ", ".join([f"glibc {wheel['glibc']}", *wheel["compilers"].values()]) if "compilers" in wheel else "elsewhere"
     packed, library, python, rest = (
         f"{wheel[part] / 1e6:.2f}" for part in ("library_in_the_wheel", "library", "python", "cpu_and_rest")
     )
     return (
         f"`{wheel['file']}`: **{wheel['bytes'] / 1e6:.2f} MB**. Unpacked, {python} MB of Python and a library of "
         f"{library} MB ({packed} in the wheel): device code {gpu}; {rest} MB for the CPU, CUDA's runtime included. "
-        f"{sources[0].upper()}{sources[1:]}."
+        f"Made of {commit}{' and changes' if wheel['uncommitted'] else ''} with {made}."
     )
 
 

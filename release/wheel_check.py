@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if cell.count("/") != 1 or not all(cell.split("/")):
             parser.error(f"a cell is PYTHON/TORCH, such as 3.12/2.13.0 or bookworm/2.13.0, got {cell!r}")
     wheel = the_wheel()
-    about = {**contents.parts(wheel), "file": wheel.name, "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()}
+    about = {"file": wheel.name, **contents.parts(wheel), **origin(wheel)}
     print(f"{wheel.name}: {contents.in_words(about)}", flush=True)
     failed = 0
     for cell in cells:
@@ -73,6 +73,14 @@ def the_wheel() -> Path:
     if len(wheels) != 1:
         raise SystemExit(f"dist/ has {len(wheels)} wheels, and one is checked: make wheel")
     return wheels[0]
+
+
+def origin(wheel: Path) -> Record:
+    """What `make wheel` noted of this very file, and of another nothing but what it is."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    noted = wheel.with_name(contents.MADE)
+    made: Record = json.loads(noted.read_text()) if noted.exists() else {}
+    return made if made.get("sha256") == digest else {"sha256": digest, "commit": None, "uncommitted": None}
 
 
 def check(python: str, torch: str, wheel: Path) -> Record:
@@ -157,9 +165,8 @@ def interpreter(python: str) -> str | None:
 def keep(file: Path, wheel: Record, record: Record) -> None:
     """Put a cell into the results. A cell says of which wheel it is: others in the file may be of an older one."""
     results: Record = json.loads(file.read_text()) if file.exists() else {"suite": "wheel", "wheels": {}, "results": []}
-    commit = git("rev-parse", "--short=10", "HEAD")
     record["wheel"] = wheel["sha256"][:16]
-    results["wheels"][record["wheel"]] = {**wheel, "commit": commit, "uncommitted": bool(git("status", "--porcelain"))}
+    results["wheels"][record["wheel"]] = wheel
     others = [r for r in results["results"] if (r["python"], r["torch"]) != (record["python"], record["torch"])]
     results["results"] = sorted([*others, record], key=order)
     used = {r["wheel"] for r in results["results"]}
@@ -176,11 +183,6 @@ def order(record: Record) -> tuple[bool, list[int], str, list[int], str]:
 
     name = record["python"]
     return not name[0].isdigit(), numbers(name), name, numbers(record["torch"]), record["torch"]
-
-
-def git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 if __name__ == "__main__":
