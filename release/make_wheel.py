@@ -17,8 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def wheel_of(sdist: Path, folder: Path) -> Path:
     """Built from the unpacked sdist: what is not in there is missed here, and not by whoever downloads it."""
     shutil.unpack_archive(sdist, folder / "unpacked", filter="data")
     tree = only(folder / "unpacked", "*")
-    torchs = Path(str(find_spec("torch").origin)).parents[1]
+    torchs = distribution("torch").locate_file("")
     # An error names the line of source that raised it, and is to name no folder of this machine.
     plain = f"-ffile-prefix-map={tree}=. -ffile-prefix-map={torchs}=."
     build(

@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{wheel.name}: {contents.in_words(about)}", flush=True)
     failed = 0
     for cell in cells:
-        record = check(*cell.split("/"), wheel)
+        python, torch = cell.split("/")
+        record = check(python, torch, wheel)
         failed += record["outcome"] == "fails"
         print(f"{cell}: {record['outcome']}, {record['seconds']:.0f} s. {record.get('why', '')}", flush=True)
         keep(options.out, about, record)

@@ -40,7 +40,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     for part in ("affinity_pool", "csrc", "triton_kernels", "benchmarks", "tests"):
         shutil.copytree(ROOT / part, tree / part, ignore=ignore, symlinks=True)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     return tree
 
@@ -112,6 +112,7 @@ def test_the_sdist_holds_every_source_and_no_test(sdist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     sources |= {f"affinity_pool/{folder}/{name}" for folder, names in LINKED.items() for name in names}
+    sources |= {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml", "setup.py"}
     assert sources <= names
     assert not [name for name in names if name.startswith("tests") or name.endswith((".so", ".o"))]
     assert sdist.stat().st_size < 2**20
@@ -132,6 +133,8 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(pure: tuple[s
     assert set(benchmarks) == LINKED["benchmarks"], "and not what needs the repository, nor results"
     assert "affinity_pool/py.typed" in names  # or a type checker takes everything here for Any
     assert f"affinity_pool-{affinity_pool.__version__}.dist-info/METADATA" in names
+    assert f"affinity_pool-{affinity_pool.__version__}.dist-info/licenses/LICENSE" in names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"affinity_pool"}, "and no tests, no csrc"
     assert not [name for name in names if name.endswith(".so")]
     assert " no " in backends(made)["cpu"]
 
