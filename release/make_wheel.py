@@ -27,15 +27,15 @@ import old_glibc
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 TAG = f"manylinux_2_28_{platform.machine()}"
-LINE = {"g++": 0, "nvcc": -2}
-"""Of what a compiler says of itself: the one with its version."""
 NOT_SOURCES = shutil.ignore_patterns(
     ".*", "build", "dist", "docs", "examples", "out", "tests", "results", "*.so", "*.egg-info", "__pycache__"
 )
 
 
 def main() -> None:
-    if missing := [name for name in ("g++", "strip", "objdump") if shutil.which(name) is None]:
+    if platform.libc_ver()[0] != "glibc":
+        raise SystemExit("make wheel builds for Linux with glibc, and there")
+    if missing := [name for name in ("gcc", "g++", "strip", "objdump", "readelf") if shutil.which(name) is None]:
         raise SystemExit(f"make wheel needs {', '.join(missing)}: install g++ and binutils")
     with tempfile.TemporaryDirectory(prefix="affinity-pool-wheel-") as made:
         folder = Path(made)
@@ -53,18 +53,25 @@ def main() -> None:
 
 def origin(wheel: Path) -> dict[str, Any]:
     """What the wheel was made of and with, for wheel-check to keep with its outcomes."""
-    compilers = {name: subprocess.run([name, "--version"], capture_output=True, text=True).stdout for name in ("g++",)}
-    if nvcc := shutil.which(os.environ.get("NVCC", "nvcc")):
-        compilers["nvcc"] = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    compilers = {"g++": said(shutil.which("g++"))[0]}
+    if nvcc := said(shutil.which(os.environ.get("NVCC", "nvcc"))):
+        compilers["nvcc"] = next(line for line in nvcc if "release" in line)
     sources = ["affinity_pool", "benchmarks/*.py", "csrc", "triton_kernels", "*.toml", "*.in", "setup.py", "README.md"]
     return {
         "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
         "commit": contents.git("rev-parse", "HEAD"),
         "uncommitted": contents.git("status", "--porcelain", "--", *sources) != "",
         "glibc": platform.libc_ver()[1],
-        "compilers": {name: said.strip().splitlines()[LINE[name]] for name, said in compilers.items()},
+        "compilers": compilers,
         "torch": version("torch"),
     }
+
+
+def said(compiler: str | None) -> list[str]:
+    """What a compiler says of its version."""
+    if compiler is None:
+        return []
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def source_distribution(folder: Path) -> Path:
@@ -77,7 +84,7 @@ def source_distribution(folder: Path) -> Path:
 
 def wheel_of(sdist: Path, folder: Path) -> Path:
     """Built from the unpacked sdist: what is not in there is missed here, and not by whoever downloads it."""
-    shutil.unpack_archive(sdist, folder / "unpacked", filter="data")
+    shutil.unpack_archive(sdist, folder / "unpacked")
     tree = only(folder / "unpacked", "*")
     torchs = distribution("torch").locate_file("")
     # An error names the line of source that raised it, and is to name no folder of this machine.

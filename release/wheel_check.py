@@ -5,7 +5,7 @@
     make wheel-check CELLS="3.11/2.13.0+cpu bookworm/2.13.0"     a build of torch by its name; a bare Debian
 
 A cell is PYTHON/TORCH. 3.10/2.10.0 is that Python in a new venv and the file of the package index named torch 2.10.0,
-which on Linux has CUDA and unpacks to 3 to 7 GB; 2.13.0+cpu is that build, where pip is told of an index that has it.
+which on Linux has CUDA and unpacks to 5 to 8 GB; 2.13.0+cpu is that build, where pip is told of an index that has it.
 bookworm/... is a Debian of that name by debootstrap, with its python3 and python3-venv and no more, as an ordinary
 user; it takes root. No compiler is to be found in any cell. One is made at a time and deleted.
 
