@@ -16,6 +16,7 @@ Run = Callable[[list[str]], subprocess.CompletedProcess[str]]
 """Runs Python with these arguments in a cell."""
 USER, HOME = "1000", "/home/somebody"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
 LONGEST = 3600
 
 
@@ -50,6 +51,8 @@ def debootstrap(root: Path, release: str) -> None:
     if shutil.which("debootstrap") is None:
         raise NoDebian("there is no debootstrap here: apt-get install debootstrap")
     made = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", release, str(root)]
+    if not (SCRIPTS / release).exists():  # a release that is newer than this debootstrap
+        made += ["", str(SCRIPTS / "sid")]
     done = subprocess.run(made, capture_output=True, text=True, timeout=LONGEST)
     if done.returncode != 0:
         raise NoDebian(f"debootstrap: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
