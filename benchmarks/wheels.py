@@ -8,26 +8,33 @@ from typing import Any
 from .markdown import markdown
 
 Record = dict[str, Any]
-TITLES = ["Python", "torch", "its build", "glibc", "outcome", "`backends()`: cuda", "cpu", "s"]
+TITLES = ["Python", "torch", "its build", "glibc", "outcome", "s"]
+BACKENDS = ("cuda", "triton", "cpu")
 
 
 def render(results: Record, source: str | None = None) -> str:
-    """The table, what a wheel is made of, and where that was."""
+    """The table, what the cells said of the backends, what the wheel is made of, and where that was."""
     table = markdown(TITLES, [row(record) for record in results["results"]])
     wheels = "\n".join(wheel_in_words(wheel) for wheel in results["wheels"].values())
-    return f"{table}\n\n{wheels} {origin(results['results'], source)}\n"
+    return f"{table}\n\n{backends(results['results'])}\n\n{wheels} {origin(results['results'], source)}\n"
 
 
 def row(record: Record) -> list[str]:
     """``s`` is what it took to install and to try, downloads included."""
     name = record["python"]
     if record["outcome"] != "passes":
-        return [name, record["torch"], "", "", f"{record['outcome']}: {record['why']}", "", "", str(record["seconds"])]
+        return [name, record["torch"], "", "", f"{record['outcome']}: {record['why']}", str(record["seconds"])]
     found = record["found"]
     python = found["python"] if name[0].isdigit() else f"{found['python']}, Debian {name}"
     build = f"CUDA {found['cuda']}" if found["cuda"] else "CPU"
-    said = [found["backends"][backend] for backend in ("cuda", "cpu")]
-    return [python, found["torch"], build, found["glibc"], "passes", *said, str(record["seconds"])]
+    return [python, found["torch"], build, found["glibc"], "passes", str(record["seconds"])]
+
+
+def backends(records: Sequence[Record]) -> str:
+    """Each sentence once: most cells say the same."""
+    passed = [record["found"]["backends"] for record in records if record["outcome"] == "passes"]
+    said = {name: " or ".join(f'"{line}"' for line in dict.fromkeys(r[name] for r in passed)) for name in BACKENDS}
+    return "`backends()` says, " + ", ".join(f"of {name}: {lines}" for name, lines in said.items()) + "."
 
 
 def wheel_in_words(wheel: Record) -> str:
