@@ -184,6 +184,31 @@ def test_architectures_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     assert "TORCH_CUDA_ARCH_LIST must list capabilities, such as '8.0;9.0+PTX', got 'new'" in built.stderr
 
 
+FAKE_NVCC = """#!/bin/sh
+case "$*" in
+  --version) echo "Cuda compilation tools, release {release}, V{release}.88" ;;
+  --dryrun*) echo "#$ TOP={folder}" >&2 ;;
+  *) echo "$@" >> {folder}/asked; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("release", "expected"), [("12.8", False), ("13.0", True), ("13.3", True)])
+def test_device_code_is_packed_for_drivers_that_its_cuda_asks_for_anyway(
+    tmp_path: Path, release: str, expected: bool
+) -> None:
+    """CUDA 12.8 could pack it as well, and its code would no longer run on the older of the drivers it is made for."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler here")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(FAKE_NVCC.format(release=release, folder=tmp_path))
+    nvcc.chmod(0o755)
+    setup(ROOT, "build_ext", "-b", str(tmp_path / "lib"), "-t", str(tmp_path / "temp"), NVCC=str(nvcc))
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked
+    assert {"--compress-mode=size" in line for line in asked} == {expected}
+
+
 def test_what_is_no_python_is_installed_too(pure: tuple[str, Path]) -> None:
     site = unpacked(pure[1])
     program = "from affinity_pool.study.report.page import Page, html; print(len(html(Page('title', 'lead'))))"

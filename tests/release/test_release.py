@@ -12,7 +12,7 @@ import notes
 import pytest
 
 import affinity_pool
-from affinity_pool.benchmarks.render import refresh
+from affinity_pool.benchmarks.render import refresh, render
 
 ROOT = Path(__file__).parents[2]
 CHECKED = json.loads((ROOT / "benchmarks" / "results" / "wheel" / "check.json").read_text(encoding="utf-8"))
@@ -72,3 +72,17 @@ def test_what_was_tried_has_the_oldest_and_the_newest_and_an_old_system() -> Non
     assert torches >= {(2, 10), (2, 11), (2, 12), (2, 13), (2, 14)}
     assert {bool(found["cuda"]) for found in passed} == {True, False}
     assert min(float(found["glibc"].split(".")[1]) for found in passed) < 34
+
+
+def test_a_cell_that_was_not_had_says_why() -> None:
+    why = {
+        "python": "3.99",
+        "torch": "2.14.1",
+        "outcome": "not had",
+        "why": "there is no Python 3.99 here",
+        "seconds": 0,
+    }
+    first = CHECKED["results"][0]
+    table = render({**CHECKED, "results": [first, {**first, **why}]})
+    assert "| 3.99 | 2.14.1 |  |  | not had: there is no Python 3.99 here | 0 |" in table.splitlines()
+    assert table.count("sees no NVIDIA GPU") == 1
