@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 SERVING := .venv-vllm-$(lastword $(subst ==, ,$(VLLM)))
 NATIVE := find csrc hub tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test lint format sanitize bench gpu-check train finetune study docs hub test-vllm serve-demo clean
+.PHONY: help demo test lint format sanitize bench gpu-check train finetune study docs hub test-vllm serve-demo wheel wheel-check clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -80,5 +80,11 @@ serve-demo: $(SERVING)/installed ## a vLLM server on loopback: answers, latency 
 	$(SERVING)/bin/affinity-pool serving --requests 16 --rounds 12 --tokens 16 --out out/serving
 	$(SERVING)/bin/affinity-pool serving --model mid --requests 16 --rounds 8 --tokens 16 --out out/serving-mid
 
+wheel: $(VENV)/installed ## dist/: the source distribution, and from it one wheel for every Python and torch (Linux; docs/releasing.md)
+	$(BIN)/python -B release/make_wheel.py
+
+wheel-check: ## install that wheel where there is no compiler, and try it: every Python here (CELLS="3.10/2.10.0 bookworm/2.13.0": these)
+	$(PYTHON) -B release/wheel_check.py $(CELLS)
+
 clean: ## remove what the above made
-	rm -rf $(VENV) .venv-vllm-* build out *.egg-info affinity_pool/*.so docs/gallery
+	rm -rf $(VENV) .venv-vllm-* build dist out *.egg-info affinity_pool/*.so docs/gallery

@@ -69,6 +69,7 @@ def _text(function: str) -> str:
 
 
 _architectures = _text("affinity_pool_cuda_architectures")
+_release = int(_text("affinity_pool_cuda_release") or 0)
 
 
 def backends() -> list[Backend]:
@@ -97,11 +98,20 @@ def _cuda() -> tuple[bool, str, str]:
         return False, "cuda", "not built: the install found no nvcc; reinstall with nvcc on the PATH or CUDA_HOME set"
     if torch.version.cuda is None or not torch.cuda.is_available():
         return False, "cuda", f"built for {_architectures}, but torch sees no NVIDIA GPU here"
+    if (driver := _driver()) < _release:
+        need = f"which the driver here, of CUDA {driver}, does not run: update it, or build with an nvcc of {driver}"
+        return False, "cuda", f"built for {_architectures} by CUDA {_release}, {need}"
     gpus = [torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())]
     unserved = ", ".join(f"GPU {i} (sm_{a}{b})" for i, (a, b) in enumerate(gpus) if not _runs_on((a, b)))
     if not any(map(_runs_on, gpus)):
         return False, "cuda", f"built for {_architectures}, which no GPU here runs: {unserved}"
     return True, "cuda", f"CUDA kernel, built for {_architectures}" + (f"; not for {unserved}" if unserved else "")
+
+
+def _driver() -> int:
+    """The major version of CUDA up to which the driver runs code. The wheel may be newer than torch and its CUDA."""
+    ask = getattr(torch._C, "_cuda_getDriverVersion", None)  # private; torch.cuda asks it too
+    return _release if ask is None else int(ask()) // 1000
 
 
 def _runs_on(capability: tuple[int, int]) -> bool:
@@ -136,7 +146,7 @@ def _triton_or_reference(op: str) -> Implementation:
 
 
 _current = ""
-_gpus_are_older = False  # than all code in the library
+_gpus_are_older = False  # than all code in the library, or their driver is
 _replacements: torch.library.Library | None = None
 
 
@@ -168,7 +178,7 @@ def _look_at_the_gpus() -> None:
     """To ask for a GPU on import would bind every process to one: torch calls this when it first does."""
     global _gpus_are_older
     gpus = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
-    _gpus_are_older = not any(map(_runs_on, gpus))
+    _gpus_are_older = _driver() < _release or not any(map(_runs_on, gpus))
     if _gpus_are_older and _current == "auto":
         _replace("auto")
 

@@ -3,8 +3,8 @@
     python -m affinity_pool.benchmarks.render FILE.json ...              print their tables
     python -m affinity_pool.benchmarks.render docs/costs.md [--check]    renew its tables, or tell if they are right
 
-A block of a document between ``<!-- bench:PATH -->`` and ``<!-- /bench -->`` holds the table of
-``benchmarks/results/PATH.json``.
+A document may lie anywhere in the repository. A block of it between ``<!-- bench:PATH -->`` and ``<!-- /bench -->``
+holds the table of ``benchmarks/results/PATH.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import tables
+from . import tables, wheels
 
 BLOCK = re.compile(r"(<!-- bench:(?P<path>\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 RESULTS = Path("benchmarks/results")
@@ -30,6 +30,8 @@ def render(results: Any, source: str | None = None) -> str:
         from affinity_pool.study.experiments.cost import table
 
         return table.render(results, source)
+    if results["suite"] == "wheel":
+        return wheels.render(results, source)
     return tables.render(results, source)
 
 

@@ -40,7 +40,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     for part in ("affinity_pool", "csrc", "triton_kernels", "benchmarks", "tests"):
         shutil.copytree(ROOT / part, tree / part, ignore=ignore, symlinks=True)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     return tree
 
@@ -112,6 +112,7 @@ def test_the_sdist_holds_every_source_and_no_test(sdist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     sources |= {f"affinity_pool/{folder}/{name}" for folder, names in LINKED.items() for name in names}
+    sources |= {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml", "setup.py"}
     assert sources <= names
     assert not [name for name in names if name.startswith("tests") or name.endswith((".so", ".o"))]
     assert sdist.stat().st_size < 2**20
@@ -132,6 +133,8 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so(pure: tuple[s
     assert set(benchmarks) == LINKED["benchmarks"], "and not what needs the repository, nor results"
     assert "affinity_pool/py.typed" in names  # or a type checker takes everything here for Any
     assert f"affinity_pool-{affinity_pool.__version__}.dist-info/METADATA" in names
+    assert f"affinity_pool-{affinity_pool.__version__}.dist-info/licenses/LICENSE" in names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"affinity_pool"}, "and no tests, no csrc"
     assert not [name for name in names if name.endswith(".so")]
     assert " no " in backends(made)["cpu"]
 
@@ -179,6 +182,31 @@ def test_architectures_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     built = setup(ROOT, "build_ext", "-b", str(tmp_path), "-t", str(tmp_path), TORCH_CUDA_ARCH_LIST="new")
     assert built.returncode != 0
     assert "TORCH_CUDA_ARCH_LIST must list capabilities, such as '8.0;9.0+PTX', got 'new'" in built.stderr
+
+
+FAKE_NVCC = """#!/bin/sh
+case "$*" in
+  --version) echo "Cuda compilation tools, release {release}, V{release}.88" ;;
+  --dryrun*) echo "#$ TOP={folder}" >&2 ;;
+  *) echo "$@" >> {folder}/asked; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("release", "expected"), [("12.8", False), ("13.0", True), ("13.3", True)])
+def test_device_code_is_packed_for_drivers_that_its_cuda_asks_for_anyway(
+    tmp_path: Path, release: str, expected: bool
+) -> None:
+    """CUDA 12.8 could pack it as well, and its code would no longer run on the older of the drivers it is made for."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler here")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(FAKE_NVCC.format(release=release, folder=tmp_path))
+    nvcc.chmod(0o755)
+    setup(ROOT, "build_ext", "-b", str(tmp_path / "lib"), "-t", str(tmp_path / "temp"), NVCC=str(nvcc))
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked
+    assert {"--compress-mode=size" in line for line in asked} == {expected}
 
 
 def test_what_is_no_python_is_installed_too(pure: tuple[str, Path]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .sites import Layer, Site, number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteStats:
     """One site in the last prefill; lists have one entry for each row of the batch, padding never counts."""
 
@@ -35,7 +35,7 @@ class SiteStats:
         return sum(self.audio_after) / max(1, sum(self.audio_before))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrefillStats:
     """The last prefill that carried audio."""
 

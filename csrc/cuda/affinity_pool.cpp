@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
 
 #include "../checks.h"
 #include "../namespace.h"
@@ -235,4 +236,10 @@ STABLE_TORCH_LIBRARY_IMPL(AFFINITY_POOL_NAMESPACE, CUDA, m) {
 // For affinity_pool.backends(), through ctypes.
 extern "C" __attribute__((visibility("default"))) const char* affinity_pool_cuda_architectures() {
   return AP_CUDA_ARCHITECTURES;
+}
+
+// The major version of the CUDA that this was built with: drivers of an older one run none of it.
+extern "C" __attribute__((visibility("default"))) const char* affinity_pool_cuda_release() {
+  static const std::string release = std::to_string(CUDART_VERSION / 1000);
+  return release.c_str();
 }

@@ -46,7 +46,7 @@ def test_a_call_that_died_leaves_nothing_behind(model, speech, place, error, dua
         with pytest.raises(error):
             model(**speech)
         assert not handle.running
-        assert handle.stats == stats or handle.stats.sites[0].tokens_after == stats.sites[0].tokens_after
+        assert handle.stats.sites[0].tokens_after == stats.sites[0].tokens_after
         assert torch.equal(model(**speech).logits, expected)
         assert torch.equal(tokens(model, speech), said)
 

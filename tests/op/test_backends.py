@@ -170,15 +170,39 @@ def test_without_a_gpu_its_backends_say_so():
 )
 def test_a_gpu_needs_code_that_it_runs(monkeypatch: pytest.MonkeyPatch, built: str, gpu: tuple[int, int], runs: bool):
     """And one that runs none is served by another backend, from the moment torch knows of it."""
+    cuda = pretend(monkeypatch, built, gpu, driver=13)
+    assert cuda[0] == runs
+    assert runs or cuda[2] == f"built for {built}, which no GPU here runs: GPU 0 (sm_{gpu[0]}{gpu[1]})"
+    served_as_told(monkeypatch, runs)
+
+
+@pytest.mark.parametrize(("driver", "runs"), [(12, False), (13, True), (14, True)])
+def test_a_driver_older_than_the_code_s_cuda_runs_none_of_it(monkeypatch: pytest.MonkeyPatch, driver: int, runs: bool):
+    """A wheel built by CUDA 13, and a torch and a driver of CUDA 12: each is fine, together they are not."""
+    cuda = pretend(monkeypatch, "sm_80, sm_90 and PTX", (9, 0), driver)
+    assert cuda[0] == runs
+    assert runs or cuda[2] == (
+        "built for sm_80, sm_90 and PTX by CUDA 13, which the driver here, of CUDA 12, does not run: "
+        "update it, or build with an nvcc of 12"
+    )
+    served_as_told(monkeypatch, runs)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, built: str, gpu: tuple[int, int], driver: int) -> tuple[bool, str, str]:
+    """What is told of the library where there is such a GPU and such a driver."""
     monkeypatch.setattr(module, "_architectures", built)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(module, "_release", 13)
+    monkeypatch.setattr(module, "_library", object())
+    monkeypatch.setattr(torch.version, "cuda", f"{driver}.0")
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: driver * 1000 + 40, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu)
     monkeypatch.setattr(module.triton_kernels, "missing", lambda: "no triton here")
-    cuda = module._cuda()
-    assert cuda[0] == runs
-    assert runs or cuda[2] == f"built for {built}, which no GPU here runs: GPU 0 (sm_{gpu[0]}{gpu[1]})"
+    return module._cuda()
+
+
+def served_as_told(monkeypatch: pytest.MonkeyPatch, runs: bool) -> None:
     try:
         module._replace("auto")  # as a library that was built for them does on import
         module._look_at_the_gpus()
