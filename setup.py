@@ -52,7 +52,7 @@ def compression() -> list[str]:
     """Of the device code: a third of the size, where the driver that unpacks it is needed in any case.
 
     What CUDA 13 makes runs on drivers from 580 on, which know this format. CUDA 12.8 has the option too, but there it
-    would shut out the drivers 525 to 550, which run its code otherwise.
+    is said to shut out drivers that run its code otherwise.
     """
     said = subprocess.run([nvcc(), "--version"], capture_output=True, text=True).stdout
     release = re.search(r"release (\d+)\.", said)

@@ -1,6 +1,6 @@
 """Lets a library that is linked on a new Linux load on an old one, whose C library is that of manylinux_2_28.
 
-The CUDA runtime that goes into the library calls 51 functions that glibc 2.34 moved from libpthread, libdl and librt
+The CUDA runtime that goes into the library calls 46 functions that glibc 2.34 moved from libpthread, libdl and librt
 into libc, under a new version: linked here they ask for glibc 2.34, though each is what it was in 2.2.5. A linker takes
 the version from the library it is shown. So it is shown three that say what glibc 2.28 said, made from what the libc
 here still offers to old programs; they hold no code, serve the link alone, and are thrown away.
