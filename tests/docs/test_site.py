@@ -8,6 +8,19 @@ from pathlib import Path
 
 import pytest
 
+import affinity_pool
+import affinity_pool.models
+import affinity_pool.serving
+import affinity_pool.study.data
+import affinity_pool.study.reductions
+
+PUBLIC = [
+    affinity_pool,
+    affinity_pool.models,
+    affinity_pool.serving,
+    affinity_pool.study.data,
+    affinity_pool.study.reductions,
+]
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -32,8 +45,11 @@ def test_the_site_is_built_and_all_links_lead_somewhere(tmp_path: Path) -> None:
         assert page.endswith("</html>\n")
     assert (site / "study" / "oracle" / "wer-26.png").read_bytes()
 
-    reference = (site / "api" / "op.html").read_text(encoding="utf-8")
-    assert 'id="affinity_pool.pool_padded_to"' in reference
+    reference = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
+    for module in PUBLIC:
+        for name in module.__all__:
+            ids = (f"{module.__name__}.{name}", f"affinity_pool.{name}", f"module-affinity_pool.{name}")
+            assert any(f'id="{anchor}"' in reference for anchor in ids), f"{module.__name__}.{name} has no entry"
 
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:
