@@ -17,6 +17,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,8 @@ MODULES = ("backends", "checks", "derivatives", "ops", "pooling", "reference", "
 
 NAMESPACE = "-DAFFINITY_POOL_NAMESPACE=TORCH_EXTENSION_NAME"  # of the ops: the library's own name
 VARIANT = "torch-stable-abi210"
+HEADERS = Path(sysconfig.get_path("include")) / "Python.h"
+"""A build is imported as a Python module, which the package's library is not, and so takes Python's headers."""
 
 OPS = '''"""The namespace of this build's ops. Importing the library registers them."""
 
@@ -94,6 +97,8 @@ def build(folder: Path, backend: str) -> Path:
         os.environ["NVCC"] = "none"
     elif setup.nvcc() is None:
         raise SystemExit("the variant for CUDA needs nvcc on the PATH, or CUDA_HOME set")
+    if not HEADERS.is_file():
+        raise SystemExit(f"a build for the hub takes Python's headers, and {HEADERS} is missing: install python3-dev")
     options: dict[str, Any] = setup.extension()
     if not options:
         raise SystemExit("a C++ compiler and torch are needed")

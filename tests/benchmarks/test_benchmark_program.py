@@ -23,7 +23,7 @@ def main(request: pytest.FixtureRequest) -> Main:
     if request.param != "affinity-pool bench":
         return program.main
     commands = pytest.importorskip("affinity_pool.cli.commands", reason="needs typer")
-    return lambda arguments: commands.app(["bench", *arguments], standalone_mode=False)
+    return lambda arguments: commands.app(["bench", *arguments], prog_name="affinity-pool", standalone_mode=False)
 
 
 def test_a_suite_is_measured_kept_and_printed_as_a_table(

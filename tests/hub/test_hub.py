@@ -181,6 +181,7 @@ except RuntimeError as error:  # in C++
 
 
 @pytest.mark.skipif(setup.compiler() is None, reason="no C++ compiler here")
+@pytest.mark.skipif(not hub.HEADERS.is_file(), reason="no Python headers here")
 def test_the_loader_loads_it_beside_the_package(tree: Path) -> None:
     pytest.importorskip("kernels", "0.17", reason="kernels 0.17 is not installed", exc_type=ImportError)
     built = lay_out(tree, "--backend", "cpu")
