@@ -20,7 +20,7 @@ $(VENV)/torch:
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(shell find csrc -type f)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --no-build-isolation --editable '.[dev]'
 	touch $@
 
 $(SERVING)/installed: pyproject.toml setup.py tests/with_vllm/mend_environment.py $(shell find csrc -type f)
