@@ -25,7 +25,9 @@ class Backend:
     """One implementation of ``torch.ops.affinity_pool``."""
 
     name: str
+    """As :func:`affinity_pool.use` takes it."""
     available: bool
+    """Whether it can serve here."""
     devices: str
     """Device types it serves."""
     detail: str

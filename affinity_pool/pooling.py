@@ -97,6 +97,7 @@ def pool_padded(
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
         RuntimeError: on CPU, an entry of ``lengths`` is outside 0..T (on CUDA it is clamped).
+        NotImplementedError: ``vmap`` over the arguments, or ``torch.func.functionalize``.
 
     Example:
         >>> import torch
@@ -183,6 +184,7 @@ def pool_padded_to(
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range; the message names it.
         RuntimeError: on CPU, an entry of ``lengths`` or ``keep`` makes no sense (on CUDA it is clamped).
+        NotImplementedError: ``vmap`` over the arguments, or ``torch.func.functionalize``.
 
     Example:
         >>> import torch

@@ -111,7 +111,9 @@ class Family:
     features: str = "input_features"
     """Keyword of the model's forward that carries the audio: a call without it is text or decoding."""
     decoder: Callable[[Any], Any] = language_model
+    """Of the model: the module that holds ``layers`` and ``rotary_emb``."""
     audio_token_id: Callable[[Any], int] = audio_token_id
+    """Of the model's config: the id of the placeholder that stands for one audio embedding."""
     token_seconds: Callable[[Any], float | None] = unknown
     """Of the model's config: the seconds that one audio token stands for, None where that cannot be said."""
     encoder: Callable[[Any], torch.nn.Module | None] = audio_tower

@@ -148,9 +148,13 @@ class Handle:
     def __init__(self, calls: Calls) -> None:
         self._calls, self._patched = calls, calls.patched
         self.model: Any = calls.patched.model
+        """What was patched, without what is wrapped around it."""
         self.sites: tuple[Site, ...] = calls.patched.sites
+        """In the order of their layers; a preset's as they are in this model."""
         self.positions: Positions = calls.patched.positions
+        """``"keep"`` or ``"compact"``."""
         self.attention: Attention = calls.patched.attention
+        """``"plain"`` or ``"proportional"``."""
         self._changes = Changes()
         try:
             install(calls, self._changes)

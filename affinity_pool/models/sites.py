@@ -47,6 +47,7 @@ class Site:
     """
 
     layer: Layer
+    """A decoder layer's number, counted from 0, or ``"memory"``."""
     threshold: float | tuple[float, float] | None = None
     """None: 0.8, or not used, where ``keep`` is given."""
     window: int | None = None
@@ -54,7 +55,8 @@ class Site:
     reduction: Reduction | None = None
     """What is done there instead of Affinity Pooling, to which threshold and window belong."""
     keep: float | tuple[float, float] | None = None
-    """The share of each run of audio tokens that is left, in (0, 1], as in :func:`affinity_pool.pool_to`."""
+    """The share of each run of audio tokens that is left, in (0, 1]. Always a share: 1 is all of them, where an int
+    given to :func:`affinity_pool.pool_to` is a number of rows."""
 
     def __post_init__(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, (int, str)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,18 +14,23 @@ class SiteStats:
     """One site in the last prefill; lists have one entry for each row of the batch, padding never counts."""
 
     layer: Layer
+    """Where the site is."""
     threshold: float | None
     """What this prefill went by: of a site with a range the one that was drawn. None where ``keep`` is, or a reduction
     of one's own took its place."""
     keep: float | None
     """The same of a share."""
     tokens_before: list[int]
+    """Of each row, text and audio, that entered the site."""
     tokens_after: list[int]
+    """That left it."""
     audio_before: list[int]
+    """The audio tokens among those that entered."""
     audio_after: list[int]
-    segment_ids: Tensor
+    """Among those that left."""
+    segment_ids: Tensor = field(repr=False)
     """``[B, T]`` int32 over the columns that entered the site: the column of the output each went to, -1 if none."""
-    counts: Tensor
+    counts: Tensor = field(repr=False)
     """``[B, T]`` int32 over the same columns, filled from the right (in ``"memory"`` from the left): tokens in each
     group, 0 where there is none."""
 
@@ -40,6 +45,7 @@ class PrefillStats:
     """The last prefill that carried audio."""
 
     sites: tuple[SiteStats, ...]
+    """In the order of their layers."""
     kv_bytes: int
     """Keys and values of the prompt in all decoder layers, padding included: as cached, or as a cache would be."""
     kv_bytes_saved: int

@@ -30,7 +30,9 @@ class Span(NamedTuple):
     """Audio tokens ``start`` to ``end`` (exclusive), counted from the first one of the recording."""
 
     start: int
+    """The first token."""
     end: int
+    """The one behind the last."""
 
 
 def spans_after_sites(sites: Sequence[SiteMap], audio: Tensor, row: int = 0) -> list[list[Span]]:

@@ -2,13 +2,14 @@
 Patch a model and transcribe
 ============================
 
-A speech LLM hears a recording with all its audio tokens, and with most of them merged: the same words, a shorter
+A speech LLM hears a recording with all its audio tokens, and with most of them merged: the same answer, a shorter
 prompt, a smaller KV cache.
 """
 
 # %%
-# The bundled model has the architecture of Qwen2-Audio and knows 63 words. For a published one, ``CHECKPOINT`` is
-# ``"Qwen/Qwen2-Audio-7B-Instruct"`` and nothing else changes.
+# The bundled model has the architecture of Qwen2-Audio and knows 63 words; run this in a clone of the repository, where
+# it is. For a published one these three lines change: ``"Qwen/Qwen2-Audio-7B-Instruct"``, a recording of yours, and
+# ``"aggressive"`` or ``"conservative"``, the paper's settings for it.
 
 import soundfile
 import torch
@@ -18,11 +19,13 @@ import affinity_pool
 from affinity_pool.study.bundled import BUNDLED
 
 CHECKPOINT = BUNDLED / "checkpoint"
+RECORDING = BUNDLED / "recordings" / "allison-long.flac"
+SITES = CHECKPOINT  # a folder with an affinity_pool.json, which says where
 
 processor = AutoProcessor.from_pretrained(CHECKPOINT)
 model = Qwen2AudioForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
 
-audio, rate = soundfile.read(BUNDLED / "recordings" / "allison-long.flac", dtype="float32")
+audio, rate = soundfile.read(RECORDING, dtype="float32")
 print(f"{len(audio) / rate:.1f} s at {rate} Hz")
 
 # %%
@@ -41,10 +44,10 @@ def answer() -> str:
 print(answer())
 
 # %%
-# Now pooled. A folder with an ``affinity_pool.json`` says where: this one at the decoder's input and before layer 7.
-# With Qwen2-Audio, ``"aggressive"`` and ``"conservative"`` are the paper's settings.
+# One word is wrong, the model's own mistake: it was "victor". Now pooled, at the decoder's input and before layer 7:
+# the same answer.
 
-with affinity_pool.patch(model, CHECKPOINT) as handle:
+with affinity_pool.patch(model, SITES) as handle:
     print(answer())
     stats = handle.stats
 
@@ -74,5 +77,5 @@ figure, axes = plt.subplots(figsize=(9, 1.6), layout="constrained")
 for row, spans in enumerate(spans_after_sites(stats.sites, is_audio)):
     bars = [(span.start * second, (span.end - span.start) * second) for span in spans]
     axes.broken_barh(bars, (-row - 0.4, 0.8), facecolors=["#2a78d6", "#9cc3f0"])
-axes.set(xlabel="seconds", yticks=[0, -1], yticklabels=["at the input", "after layer 7"])
+axes.set(xlabel="seconds", yticks=[0, -1], yticklabels=[f"layer {site.layer}" for site in stats.sites])
 plt.show()

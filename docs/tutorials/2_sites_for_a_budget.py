@@ -7,9 +7,9 @@ recordings alone, without texts: what it compares is the pooled model's answers 
 """
 
 # %%
-# The budget here: at most 80 % of the decoder's prefill FLOPs. Eleven recordings and three layers keep this short; give
-# it some hundred recordings of yours, and leave ``--layers`` out. On the command line this is
-# ``affinity-pool calibrate --model FOLDER --data MANIFEST --flops 0.8``.
+# Run this in a clone of the repository, where the bundled model is. The budget here: at most 80 % of the decoder's
+# prefill FLOPs. Eleven recordings and three layers keep this short; give it some hundred recordings of yours, and leave
+# ``--layers`` out. On the command line this is ``affinity-pool calibrate --model FOLDER --data MANIFEST --flops 0.8``.
 
 import json
 import tempfile

@@ -8,7 +8,8 @@ many tokens.
 """
 
 # %%
-# The model, its processor, and a question with an answer that can be counted.
+# The bundled model, its processor, and a question with an answer that can be counted. Run this in a clone of the
+# repository, where the model is.
 
 import soundfile
 import torch

@@ -50,6 +50,9 @@ def test_the_site_is_built_and_all_links_lead_somewhere(tmp_path: Path) -> None:
         for name in module.__all__:
             ids = (f"{module.__name__}.{name}", f"affinity_pool.{name}", f"module-affinity_pool.{name}")
             assert any(f'id="{anchor}"' in reference for anchor in ids), f"{module.__name__}.{name} has no entry"
+            public = getattr(module, name)
+            for part in (*getattr(public, "__dataclass_fields__", ()), *getattr(public, "_fields", ())):
+                assert any(f'id="{anchor}.{part}"' in reference for anchor in ids), f"{name}.{part} is not described"
 
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ from pathlib import Path
 import kernels, torch
 import affinity_pool
 
-kernel = kernels.get_local_kernel(Path(sys.argv[1]))
+kernel = kernels.get_local_kernel(Path(sys.argv[1]), backend="cpu")
 ops = sys.modules[f"{kernel.__name__}._ops"].ops
 assert ops.name == kernel.__name__ != "affinity_pool"
 assert ops.pool.default is not torch.ops.affinity_pool.pool.default

@@ -37,8 +37,11 @@ class Word(NamedTuple):
     """A spoken word and where it is, in seconds."""
 
     text: str
+    """As it is spelt."""
     start: float
+    """Seconds from the recording's beginning."""
     end: float
+    """The same."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Utterance:
     text: str | None = None
     """The right answer to ``task``."""
     task: str = TASK
+    """What is asked, and the prompt unless a command is given another."""
     language: str | None = None
     """Of ``text``, as a code such as "en" or "zh-CN"."""
     words: tuple[Word, ...] = ()
     """The words spoken, in the order of their starts."""
     source: str | None = None
+    """Where the recording is from."""
     metric: str | None = None
     """One of ``METRICS``; None: what the task is usually scored by."""
 
