@@ -55,6 +55,21 @@ def _unpatched(kind: Any) -> Any:
     return kind
 
 
+def before_patches(module: nn.Module, hook: Callable[[], None]) -> Callable[[], None]:
+    """Call ``hook()`` before the hooks that patches have put on a module; what is returned takes it off again.
+
+    torch's own pre-hooks run behind those of patches.
+    """
+    assert isinstance(module, PatchedModule), "no patch has a hook there"
+    hooks = type(module)._affinity_pool_hooks[0]
+
+    def mark(*_: Any) -> None:
+        hook()
+
+    hooks.insert(0, mark)
+    return lambda: hooks.remove(mark)
+
+
 class Changes:
     """Everything that one patch has changed in modules."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ....models import MEMORY, Layer
+from ....models.modules import before_patches
 from ...subject.subject import Subject
 
 ENCODER = "encoder"
@@ -66,7 +67,7 @@ def timed_parts(subject: Subject, run: Callable[[], object], sites: Sequence[Lay
     """Seconds of each part of ``run``, one prefill of ``subject``.
 
     Layers are told apart at the layers ``sites`` whether or not the model is patched, so that both can be compared;
-    if it is, ``pooled``, what happens in the patch's hooks there is a part too. Memory is pooled at the decoder.
+    if it is, ``pooled``, what happens in the patch's hooks there is a part too. Memory is pooled at the first layer.
     """
     layers = subject.layers
     line = Timeline(subject.device)
@@ -77,14 +78,11 @@ def timed_parts(subject: Subject, run: Callable[[], object], sites: Sequence[Lay
     firsts = sorted({0, *(layer for layer in sites if isinstance(layer, int))})
     with ExitStack() as hooks:
         hooks.callback((subject.encoder or subject.model).register_forward_pre_hook(beginning(ENCODER)).remove)
-        if pooled and MEMORY in sites:  # the patch's own hook runs between these two
-            hook = subject.decoder.register_forward_pre_hook(beginning(pooling(MEMORY)), prepend=True)
-            hooks.callback(hook.remove)
         hooks.callback(subject.decoder.register_forward_pre_hook(beginning(REST)).remove)
         for first, following in pairwise([*firsts, len(layers)]):
-            if pooled and first in sites:  # the patch's own hook runs between these two
-                hook = layers[first].register_forward_pre_hook(beginning(pooling(first)), prepend=True)
-                hooks.callback(hook.remove)
+            site: Layer = MEMORY if MEMORY in sites else first
+            if pooled and site in sites:  # the patch's own hook runs between these two
+                hooks.callback(before_patches(layers[first], beginning(pooling(site))))
             hook = layers[first].register_forward_pre_hook(beginning(stretch(first, following - 1)))
             hooks.callback(hook.remove)
         hooks.callback(layers[-1].register_forward_hook(beginning(HEAD)).remove)
