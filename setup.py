@@ -33,6 +33,13 @@ def nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("nvcc", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin")
 
 
+def release_of_nvcc() -> tuple[int, int] | None:
+    """``(13, 0)``, or None of one that does not say."""
+    said = subprocess.run([nvcc(), "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", said)
+    return (int(release[1]), int(release[2])) if release else None
+
+
 def toolkit() -> Path:
     """Where nvcc's headers and libraries are; nvcc itself may be a script elsewhere."""
     plan = subprocess.run([nvcc(), "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
@@ -54,9 +61,7 @@ def compression() -> list[str]:
     What CUDA 13 makes runs on drivers from 580 on, which know this format. CUDA 12.8 has the option too, but there it
     is said to shut out drivers that run its code otherwise.
     """
-    said = subprocess.run([nvcc(), "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release (\d+)\.", said)
-    return ["--compress-mode=size"] if release and int(release[1]) >= 13 else []
+    return ["--compress-mode=size"] if (release_of_nvcc() or (0, 0)) >= (13, 0) else []
 
 
 def compile_cuda(folder: Path) -> list[str]:

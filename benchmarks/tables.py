@@ -10,7 +10,6 @@ from .cpu import SWEEP_BASE, SWEEPS
 from .markdown import markdown, origin
 
 Record = dict[str, Any]
-CACHES = ("x in cache", "x in memory", "nothing in cache")
 OTHERS = ("torch.compile", "vectorised", "paper's loop")
 
 
@@ -42,7 +41,8 @@ def headline_table(records: Sequence[Record]) -> str:
         warm, cold = (pairs.get(key(r, cache=cache)) for cache in ("warm", "cold"))
         ours = [time(r, "ours"), *(against(x, "ours") if x else "" for x in (warm, cold)), against(r, "ours")]
         rows.append([str(r["case"]["threads"]), *shape(r), *ours, *(factor(r, name, "{:.0f}x") for name in OTHERS)])
-    titles = ["threads", "T", "dtype", "ours", *(f"ours / clone, {what}" for what in CACHES)]
+    caches = ("x in cache", "x in memory", "nothing in cache")
+    titles = ["threads", "T", "dtype", "ours", *(f"ours / clone, {cache}" for cache in caches)]
     return markdown([*titles, *(f"{name} / ours" for name in OTHERS)], rows)
 
 

@@ -6,13 +6,13 @@ import re
 import subprocess
 import sys
 
-import torch
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-import affinity_pool
+from affinity_pool._ops import ops
+from affinity_pool.ops import REFERENCE
 
 
 class Commands(SphinxDirective):
@@ -48,9 +48,7 @@ class OpSchemas(SphinxDirective):
     """The schemas of the ops, as torch has them."""
 
     def run(self) -> list[nodes.Node]:
-        assert affinity_pool.__version__  # imported for the ops that it registers
-        names = ("pool", "pool_padded", "pool_to", "pool_padded_to")
-        schemas = "\n\n".join(str(getattr(torch.ops.affinity_pool, name).default._schema) for name in names)
+        schemas = "\n\n".join(str(getattr(ops, name).default._schema) for name in REFERENCE)
         return [nodes.literal_block(schemas, schemas, language="text", classes=["wrapped"])]
 
 

@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sysconfig
 from pathlib import Path
 from types import ModuleType
@@ -125,10 +124,7 @@ def build(folder: Path, backend: str) -> Path:
 
 def platform_of(backend: str, setup: ModuleType) -> str:
     """As ``cu130-x86_64-linux``."""
-    compute = "cpu"
-    if backend == "cuda":
-        said = subprocess.run([setup.nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
-        compute = "cu" + "".join(re.search(r"release (\d+)\.(\d+)", said).groups())
+    compute = "cpu" if backend == "cpu" else "cu{}{}".format(*setup.release_of_nvcc())
     return f"{compute}-{platform.machine()}-{platform.system().lower()}"
 
 

@@ -11,7 +11,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
 MADE = "made.json"
 """Beside the wheel in dist/: from what, and with what, it was made."""
 LIBRARY = "affinity_pool/_C.abi3.so"
@@ -70,9 +69,3 @@ def in_words(found: dict[str, Any]) -> str:
         f"{found['cpu_and_rest'] / 1e6:.2f} MB for the CPU, CUDA's runtime included), "
         f"and {found['python'] / 1e6:.2f} MB of Python."
     )
-
-
-def git(*arguments: str) -> str | None:
-    """What git says of this checkout; None outside one."""
-    done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -20,14 +20,14 @@ SCRIPTS = Path("/usr/share/debootstrap/scripts")
 LONGEST = 3600
 
 
-class NoDebian(Exception):  # noqa: N818
-    """It cannot be made here; says why."""
+class NotHad(Exception):  # noqa: N818
+    """A cell could not be made here; says why. It is no fault of the wheel's."""
 
 
 def make(folder: Path, release: str) -> None:
     """Install that release into ``folder/root``, with a venv in the user's home."""
     if os.geteuid() != 0:
-        raise NoDebian("debootstrap and chroot take root")
+        raise NotHad("debootstrap and chroot take root")
     root = folder / "root"
     folder.chmod(0o755)
     ready = Path(os.environ.get("CHROOTS", "/nowhere"), release)
@@ -44,18 +44,18 @@ def make(folder: Path, release: str) -> None:
     os.chown(home, int(USER), int(USER))
     started = inside(root, ["python3", "-m", "venv", f"{HOME}/venv"], [])
     if started.returncode != 0:
-        raise NoDebian(f"no venv: {(started.stdout + started.stderr).strip().splitlines()[-1]}")
+        raise NotHad(f"no venv: {(started.stdout + started.stderr).strip().splitlines()[-1]}")
 
 
 def debootstrap(root: Path, release: str) -> None:
     if shutil.which("debootstrap") is None:
-        raise NoDebian("there is no debootstrap here: apt-get install debootstrap")
+        raise NotHad("there is no debootstrap here: apt-get install debootstrap")
     made = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", release, str(root)]
     if not (SCRIPTS / release).exists():  # a release that is newer than this debootstrap
         made += ["", str(SCRIPTS / "sid")]
     done = subprocess.run(made, capture_output=True, text=True, timeout=LONGEST)
     if done.returncode != 0:
-        raise NoDebian(f"debootstrap: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+        raise NotHad(f"debootstrap: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
 
 
 def runner(folder: Path) -> Run:
@@ -64,7 +64,7 @@ def runner(folder: Path) -> Run:
 
     def run(command: list[str]) -> subprocess.CompletedProcess[str]:
         files = [Path(part) for part in command if part.startswith("/")]
-        folders = [Path(part) for name in ("PIP_FIND_LINKS",) for part in os.environ.get(name, "").split()]
+        folders = map(Path, os.environ.get("PIP_FIND_LINKS", "").split())
         return inside(root, [f"{HOME}/venv/bin/python", *command], [p for p in (*files, *folders) if p.exists()])
 
     return run

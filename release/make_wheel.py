@@ -24,6 +24,8 @@ from typing import Any
 import contents
 import old_glibc
 
+from affinity_pool.provenance import git
+
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 TAG = f"manylinux_2_28_{platform.machine()}"
@@ -59,8 +61,8 @@ def origin(wheel: Path) -> dict[str, Any]:
     sources = ["affinity_pool", "benchmarks/*.py", "csrc", "triton_kernels", "*.toml", "*.in", "setup.py", "README.md"]
     return {
         "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        "commit": contents.git("rev-parse", "HEAD"),
-        "uncommitted": contents.git("status", "--porcelain", "--", *sources) != "",
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted": git("status", "--porcelain", "--", *sources) != "",
         "glibc": platform.libc_ver()[1],
         "compilers": compilers,
         "torch": version("torch"),
@@ -121,7 +123,7 @@ def build(what: str, tree: Path, into: Path, **environment: str) -> None:
 
 def dated() -> dict[str, str]:
     """Files in the archives are as old as the commit, so that who builds it again can compare."""
-    seconds = os.environ.get("SOURCE_DATE_EPOCH") or contents.git("log", "-1", "--format=%ct")
+    seconds = os.environ.get("SOURCE_DATE_EPOCH") or git("log", "-1", "--format=%ct")
     return {"SOURCE_DATE_EPOCH": seconds} if seconds else {}
 
 

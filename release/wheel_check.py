@@ -31,19 +31,15 @@ from typing import Any
 
 import contents
 import debian
+from debian import LONGEST, NotHad
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "wheel" / "check.json"
 SMOKE = Path(__file__).with_name("smoke.py")
 TORCH = "2.13.0"
 PYTHONS = [f"3.{minor}" for minor in range(10, 20)]
-LONGEST = 3600
 
 Record = dict[str, Any]
-
-
-class NotHad(Exception):  # noqa: N818
-    """A cell could not be made here; says why. It is no fault of the wheel's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,7 +97,7 @@ def check(python: str, torch: str, wheel: Path) -> Record:
             else:
                 run = bare(Path(folder), python)
             record |= smoke(run, torch, wheel)
-        except (NotHad, debian.NoDebian) as error:
+        except NotHad as error:
             record |= {"outcome": "not had", "why": str(error)}
         except subprocess.TimeoutExpired:
             record |= {"outcome": "not had", "why": f"it took more than {LONGEST} s"}

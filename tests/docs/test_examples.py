@@ -8,21 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from public import MODULES
 
 import affinity_pool
 import affinity_pool.models
-import affinity_pool.serving
-import affinity_pool.study.data
-import affinity_pool.study.reductions
 
 ROOT = Path(__file__).parents[2]
-MODULES = [
-    affinity_pool,
-    affinity_pool.models,
-    affinity_pool.serving,
-    affinity_pool.study.data,
-    affinity_pool.study.reductions,
-]
 FUNCTIONS = {
     f"{function.__module__}.{function.__qualname__}": function
     for module in MODULES

@@ -7,20 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from public import MODULES
 
-import affinity_pool
-import affinity_pool.models
-import affinity_pool.serving
-import affinity_pool.study.data
-import affinity_pool.study.reductions
-
-PUBLIC = [
-    affinity_pool,
-    affinity_pool.models,
-    affinity_pool.serving,
-    affinity_pool.study.data,
-    affinity_pool.study.reductions,
-]
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -46,7 +34,7 @@ def test_the_site_is_built_and_all_links_lead_somewhere(tmp_path: Path) -> None:
     assert (site / "study" / "oracle" / "wer-26.png").read_bytes()
 
     reference = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
-    for module in PUBLIC:
+    for module in MODULES:
         for name in module.__all__:
             ids = (f"{module.__name__}.{name}", f"affinity_pool.{name}", f"module-affinity_pool.{name}")
             assert any(f'id="{anchor}"' in reference for anchor in ids), f"{module.__name__}.{name} has no entry"
